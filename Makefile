@@ -1,0 +1,52 @@
+# Two commands for a newcomer: `make demo` shows the main job, `make test` passes the tests.
+# Both set up everything they need in .venv, on a machine with Python 3.11 or later.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+TEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format fuzz lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rdpbalancer needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## balancer, three terminal servers and their users, live (DEMO_ARGS=--once: fixed script, verdict)
+	@$(BIN)/rdpbalancer demo $(DEMO_ARGS)
+
+test: $(READY)  ## every test; those of real programs are skipped, by name, where the program is missing
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-fast: $(READY)  ## the tests that need no process of their own
+	$(BIN)/python -m pytest tests/unit tests/property tests/contract $(TEST_ARGS)
+
+lint: $(READY)  ## ruff, mypy --strict, the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## rewrite the code the way `make lint` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+fuzz: $(READY)  ## feed the parsers hostile bytes for FUZZ_SECONDS (default 60)
+	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
+
+lock:  ## resolve the dependencies anew (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --group dev -o requirements/dev.lock
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov dist

@@ -1,0 +1,5 @@
+"""``python -m rdpbalancer`` is the command line."""
+
+from rdpbalancer.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Sockets: listening, accepting, reading one opening under a deadline, dialling, resolving names."""

@@ -1,0 +1,1 @@
+"""The processes: supervisor, router, relay; the composition root."""
