@@ -1,0 +1,157 @@
+"""Who may come in: counted before a byte is read, so that strangers cost a socket and nothing more.
+
+A place is taken at accept and given back at the very end, whatever happens between. Per-source counts are
+kept by network, an IPv6 source being its /64: a single line customer has that many addresses.
+"""
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import TypeVar
+
+from rdpbalancer.core.farm import Limits, VirtualService
+
+# Sources whose rate is remembered. A source beyond it pushes out the one silent longest, which at worst
+# forgets that this one had used up its rate; 65,536 entries are about 10 MB.
+MAX_RATED_SOURCES = 65_536
+
+Counted = TypeVar("Counted", str, tuple[str, str])
+
+
+class Refusal(StrEnum):
+    """Why a connection was turned away at the door; the label of `rejected_total`."""
+
+    DENIED = "denied"
+    NOT_ALLOWED = "not-allowed"
+    MAX_SESSIONS = "max-sessions"
+    MAX_HALF_OPEN = "max-half-open"
+    SOURCE_SESSIONS = "source-sessions"
+    SOURCE_HALF_OPEN = "source-half-open"
+    SOURCE_RATE = "source-rate"
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A connection's place inside. `source` is what it is counted under, None: not known yet."""
+
+    service: str
+    source: str | None = None
+    half_open: bool = True
+    held: bool = True
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class Admission:
+    """Places in total, by service and by source. One per router; never waits."""
+
+    def __init__(self, *, max_half_open: int) -> None:
+        self.max_half_open = max_half_open
+        self.half_open = 0
+        self._places: Counter[str] = Counter()
+        self._source_places: Counter[tuple[str, str]] = Counter()
+        self._source_half_open: Counter[tuple[str, str]] = Counter()
+        self._rates: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
+
+    def enter(self, service: VirtualService) -> Place | Refusal:
+        """Take a place, before anything is known of the source beyond its being there."""
+        if self.half_open >= self.max_half_open:
+            return Refusal.MAX_HALF_OPEN
+        if service.limits.max_sessions and self._places[service.name] >= service.limits.max_sessions:
+            return Refusal.MAX_SESSIONS
+        self.half_open += 1
+        self._places[service.name] += 1
+        return Place(service.name)
+
+    def identify(self, place: Place, service: VirtualService, source: str, *, now: float) -> Refusal | None:
+        """Count the place under its source address; a refusal leaves it to be released.
+
+        With PROXY protocol the source is known only after its header, otherwise at once.
+        """
+        limits = service.limits
+        if refusal := _listed(limits, source):
+            return refusal
+        counted = (place.service, source_network(source))
+        if limits.source_sessions and self._source_places[counted] >= limits.source_sessions:
+            return Refusal.SOURCE_SESSIONS
+        if limits.source_half_open and self._source_half_open[counted] >= limits.source_half_open:
+            return Refusal.SOURCE_HALF_OPEN
+        if limits.source_rate and not self._spend(counted, limits, now):
+            return Refusal.SOURCE_RATE
+        place.source = counted[1]
+        self._source_places[counted] += 1
+        self._source_half_open[counted] += 1
+        return None
+
+    def opened(self, place: Place) -> None:
+        """The connection has become a session: it is half open no longer."""
+        if not (place.held and place.half_open):
+            return
+        place.half_open = False
+        self.half_open -= 1
+        if place.source is not None:
+            _drop(self._source_half_open, (place.service, place.source))
+
+    def release(self, place: Place) -> None:
+        """Give the place back. Twice does nothing."""
+        if not place.held:
+            return
+        self.opened(place)
+        place.held = False
+        _drop(self._places, place.service)
+        if place.source is not None:
+            _drop(self._source_places, (place.service, place.source))
+
+    def restore(self, service: str, source: str) -> Place:
+        """Take the place of a session that is live already: the router has been restarted."""
+        place = Place(service, source_network(source), half_open=False)
+        self._places[service] += 1
+        self._source_places[(service, source_network(source))] += 1
+        return place
+
+    def places(self, service: str) -> int:
+        """Return the places taken in the service, half open or sessions."""
+        return self._places[service]
+
+    def _spend(self, counted: tuple[str, str], limits: Limits, now: float) -> bool:
+        """Take one connection from the source's bucket, which refills evenly over the interval."""
+        bucket = self._rates.pop(counted, None) or _Bucket(float(limits.source_rate), now)
+        refill = (now - bucket.at) * limits.source_rate / limits.source_rate_interval_s
+        bucket.tokens = min(float(limits.source_rate), bucket.tokens + refill)
+        bucket.at = now
+        self._rates[counted] = bucket
+        if len(self._rates) > MAX_RATED_SOURCES:
+            self._rates.popitem(last=False)
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True
+
+
+def source_network(source: str) -> str:
+    """Return what a source is counted under: an IPv4 address itself, an IPv6 address's /64 prefix."""
+    if ":" not in source:
+        return source
+    return ip_address(source).exploded[:19]
+
+
+def _listed(limits: Limits, source: str) -> Refusal | None:
+    if not limits.allow and not limits.deny:
+        return None
+    address = ip_address(source)
+    if any(address in network for network in limits.deny):
+        return Refusal.DENIED
+    if limits.allow and not any(address in network for network in limits.allow):
+        return Refusal.NOT_ALLOWED
+    return None
+
+
+def _drop(counts: Counter[Counted], key: Counted) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

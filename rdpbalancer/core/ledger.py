@@ -1,0 +1,203 @@
+"""The ledger: every live session, and every place that is reserved but not yet a session.
+
+A place is reserved when a server is chosen, not when it is connected: a hundred simultaneous logins would
+otherwise all see the same least loaded server. The load of a server is its leases plus its sessions.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from rdpbalancer.model import Key, ServerId, SessionFacts
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A reserved place on a server, and the use of a key, until it is released or becomes a session."""
+
+    server: ServerId
+    key: Key | None
+    held: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class LiveSession:
+    """A session that a relay holds. Bytes are as last reported, at most a few seconds old."""
+
+    facts: SessionFacts
+    relay: int
+    bytes_up: int = 0
+    bytes_down: int = 0
+    place: object = None
+
+
+@dataclass(slots=True)
+class _KeyUse:
+    """How often a service's key is in use, and the sources of its sessions."""
+
+    uses: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
+
+
+class Ledger:
+    """Counts places and sessions by server, by key and by service. One per router; never waits."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, LiveSession] = {}
+        self._loads: Counter[ServerId] = Counter()
+        self._keys: dict[tuple[str, Key], _KeyUse] = {}
+        self._by_server: defaultdict[ServerId, set[str]] = defaultdict(set)
+        self._by_service: Counter[str] = Counter()
+        self._leases = 0
+        self.on_free: Callable[[ServerId], None] | None = None
+
+    # ---- places ------------------------------------------------------------------------------------
+
+    def lease(self, server: ServerId, key: Key | None) -> Lease:
+        """Reserve a place on `server` for a connection with `key`."""
+        self._loads[server] += 1
+        self._leases += 1
+        if key is not None:
+            self._use(server.service, key).uses += 1
+        return Lease(server, key)
+
+    def release(self, lease: Lease) -> None:
+        """Give a reserved place back. Releasing twice, or after `open`, does nothing."""
+        if not lease.held:
+            return
+        lease.held = False
+        self._leases -= 1
+        if lease.key is not None:
+            self._unuse(lease.server.service, lease.key)
+        self._free(lease.server)
+
+    def set_key(self, lease: Lease, key: Key | None) -> None:
+        """Give a held lease another key (a place from the queue is granted before the key is claimed)."""
+        if lease.key == key:
+            return
+        if key is not None:
+            self._use(lease.server.service, key).uses += 1
+        if lease.key is not None:
+            self._unuse(lease.server.service, lease.key)
+        lease.key = key
+
+    # ---- sessions ----------------------------------------------------------------------------------
+
+    def open(self, lease: Lease, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
+        """Turn a held lease into a live session. The server's load stays what it was."""
+        agrees = lease.server == facts.server_id and lease.key == facts.binding_key
+        if not lease.held or not agrees or facts.id in self._sessions:
+            message = f"session {facts.id} cannot be opened on {facts.server_id} with {lease}"
+            raise ValueError(message)
+        lease.held = False
+        self._leases -= 1
+        return self._add(facts, lease.key, relay=relay, place=place)
+
+    def restore(self, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
+        """Enter a session that a relay already holds: the router has been restarted."""
+        self._loads[facts.server_id] += 1
+        if facts.binding_key is not None:
+            self._use(facts.service, facts.binding_key).uses += 1
+        return self._add(facts, facts.binding_key, relay=relay, place=place)
+
+    def close(self, session_id: str) -> LiveSession | None:
+        """Take a session out and free its place; None if it is not (or no longer) in the ledger."""
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            return None
+        facts = session.facts
+        server = facts.server_id
+        self._by_server[server].discard(session_id)
+        if not self._by_server[server]:
+            del self._by_server[server]
+        self._by_service[facts.service] -= 1
+        if (key := facts.binding_key) is not None:
+            sources = self._keys[(facts.service, key)].sources
+            sources[facts.source] -= 1
+            if not sources[facts.source]:
+                del sources[facts.source]
+            self._unuse(facts.service, key)
+        self._free(server)
+        return session
+
+    def _add(self, facts: SessionFacts, key: Key | None, *, relay: int, place: object) -> LiveSession:
+        session = LiveSession(facts, relay, place=place)
+        self._sessions[facts.id] = session
+        self._by_server[facts.server_id].add(facts.id)
+        self._by_service[facts.service] += 1
+        if key is not None:
+            self._keys[(facts.service, key)].sources[facts.source] += 1
+        return session
+
+    # ---- questions ---------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._sessions
+
+    def __iter__(self) -> Iterator[LiveSession]:
+        return iter(list(self._sessions.values()))
+
+    def get(self, session_id: str) -> LiveSession | None:
+        """Return a live session by its id."""
+        return self._sessions.get(session_id)
+
+    @property
+    def leases(self) -> int:
+        """How many places are reserved and not yet sessions."""
+        return self._leases
+
+    def load(self, server: ServerId) -> int:
+        """Return the server's leases plus its sessions."""
+        return self._loads[server]
+
+    def sessions_on(self, server: ServerId) -> int:
+        """Return the server's sessions, without leases."""
+        return len(self._by_server.get(server, ()))
+
+    def on(self, server: ServerId) -> list[LiveSession]:
+        """Return the server's sessions."""
+        return [self._sessions[session_id] for session_id in sorted(self._by_server.get(server, ()))]
+
+    def sessions_of(self, service: str) -> int:
+        """Return the service's sessions, without leases."""
+        return self._by_service[service]
+
+    def uses(self, service: str, key: Key) -> int:
+        """Return how many leases and sessions of the service have the key."""
+        use = self._keys.get((service, key))
+        return use.uses if use else 0
+
+    def live_of(self, service: str, key: Key) -> int:
+        """Return how many sessions of the service have the key."""
+        use = self._keys.get((service, key))
+        return use.sources.total() if use else 0
+
+    def sources_of(self, service: str, key: Key) -> int:
+        """Return from how many source addresses the key has live sessions."""
+        use = self._keys.get((service, key))
+        return len(use.sources) if use else 0
+
+    def servers(self) -> Iterable[ServerId]:
+        """Return every server that has a session, configured or not."""
+        return list(self._by_server)
+
+    # ---- counting ----------------------------------------------------------------------------------
+
+    def _use(self, service: str, key: Key) -> _KeyUse:
+        return self._keys.setdefault((service, key), _KeyUse())
+
+    def _unuse(self, service: str, key: Key) -> None:
+        use = self._keys[(service, key)]
+        use.uses -= 1
+        if not use.uses:
+            del self._keys[(service, key)]
+
+    def _free(self, server: ServerId) -> None:
+        self._loads[server] -= 1
+        if not self._loads[server]:
+            del self._loads[server]
+        if self.on_free is not None:
+            self.on_free(server)

@@ -1,0 +1,167 @@
+"""Routing: a request, the farm as it is, and a binding, to the server that should get the connection.
+
+The order is that of the behaviour contract: routing token, binding, scheduler, backup servers, queue. Nothing
+here waits or remembers; a connection whose server fails asks again, with that server among `tried`.
+"""
+
+from collections.abc import Collection, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+from rdpbalancer.core import status as st
+from rdpbalancer.core.farm import RealServer, VirtualService
+from rdpbalancer.core.schedule import SCHEDULERS, Ask, Choice, Random
+from rdpbalancer.core.status import ServerStatus
+from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One real server for one decision: configuration, status, load and effective weight now."""
+
+    server: RealServer
+    status: ServerStatus
+    load: int
+    weight: float
+
+    @property
+    def full(self) -> bool:
+        """Whether every place is taken or reserved."""
+        capacity = st.capacity(self.server, self.status)
+        return bool(capacity) and self.load >= capacity
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a connection brings to the decision.
+
+    `token`: the address in its routing token, already decoded and only where the method is configured.
+    `key` and `bound`: its persistence key and the server that the key is bound to. `tried`: servers that
+    failed this connection. `source`: the client's IP address.
+    """
+
+    source: str
+    token: Endpoint | None = None
+    key: Key | None = None
+    bound: str | None = None
+    tried: Collection[ServerId] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Connect to `server`. `binds`: the key is to be claimed for it, `replacing` its unusable holder."""
+
+    server: ServerId
+    reason: Reason
+    binds: bool = False
+    replacing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Every place is taken: wait for one on `server`, None: on any."""
+
+    server: ServerId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nobody:
+    """No server can take the connection, and `why` in one stable word."""
+
+    why: str
+
+
+Decision = Go | Wait | Nobody
+
+
+@dataclass(slots=True)
+class SchedulerState:
+    """What a service's scheduler keeps between decisions."""
+
+    rng: Random
+    wheel: MutableMapping[ServerId, float] = field(default_factory=dict)
+
+
+def route(
+    query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState
+) -> tuple[Decision, bool]:
+    """Return the decision, and whether a routing token was there but could not be followed."""
+    token_missed = False
+    if query.token is not None:
+        decision = _by_token(query, service, views)
+        if decision is not None:
+            return decision, False
+        token_missed = True
+    return _by_binding(query, service, views, state), token_missed
+
+
+def names_server(view: View, endpoint: Endpoint) -> bool:
+    """Whether a routing token's address is this configured server's."""
+    if endpoint in view.server.token_addresses:
+        return True
+    if endpoint.port != view.server.address.port:
+        return False
+    return endpoint.host == view.server.address.host or endpoint.host in view.status.addresses
+
+
+def _by_token(query: Query, service: VirtualService, views: Sequence[View]) -> Decision | None:
+    for view in views:
+        if query.token is not None and names_server(view, query.token):
+            if not st.takes_token(view.status) or view.server.id in query.tried:
+                return None
+            if not view.full:
+                return Go(view.server.id, Reason.TOKEN)
+            return Wait(view.server.id) if service.persistence.wait_when_full else None
+    return None
+
+
+def _by_binding(
+    query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState
+) -> Decision:
+    bound = next((view for view in views if view.server.id.name == query.bound), None)
+    if bound is not None and st.takes_bound(bound.status) and bound.server.id not in query.tried:
+        if not bound.full:
+            return Go(bound.server.id, _bound_reason(query.key), binds=True)
+        if service.persistence.wait_when_full:
+            return Wait(bound.server.id)
+    moved = query.bound is not None or bool(query.tried)
+    return _by_scheduler(query, service, views, state, moved=moved)
+
+
+def _bound_reason(key: Key | None) -> Reason:
+    return Reason.SOURCE_IP if key is not None and key.method is Method.SOURCE_IP else Reason.COOKIE
+
+
+def _by_scheduler(
+    query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState, *, moved: bool
+) -> Decision:
+    usable = [view for view in views if st.takes_new(view.server, view.status)]
+    for backup in (False, True):
+        rank = [view for view in usable if view.server.backup is backup]
+        if not rank:
+            continue
+        untried = [view for view in rank if view.server.id not in query.tried]
+        if not untried:
+            continue
+        ask = Ask(query.source, state.rng, state.wheel)
+        free = [Choice(view.server.id, view.weight, view.load) for view in untried if not view.full]
+        chosen = SCHEDULERS[service.scheduler](free, ask)
+        if chosen is None:
+            return Wait(None)
+        reason = Reason.BACKUP if backup else Reason.REDISPATCH if moved else Reason.SCHEDULED
+        return Go(chosen.server, reason, binds=query.key is not None, replacing=query.bound)
+    return Nobody("all-failed" if query.tried else _why_nobody(views))
+
+
+def _why_nobody(views: Sequence[View]) -> str:
+    if any(st.is_up(view.status) for view in views):
+        return "all-draining-or-halted"
+    return "all-down"
+
+
+def takes_queued(view: View, views: Sequence[View]) -> bool:
+    """Whether a place on this server suits a waiter without a binding (backups only as a last resort)."""
+    if not st.takes_new(view.server, view.status):
+        return False
+    if not view.server.backup:
+        return True
+    return not any(st.takes_new(other.server, other.status) for other in views if not other.server.backup)

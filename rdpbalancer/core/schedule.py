@@ -1,0 +1,122 @@
+"""The schedulers: which of the servers that could take a new user gets it.
+
+Each is a function ``(choices, ask) -> Choice | None`` over servers that are usable, have a weight above zero
+and a free place. All stand in `SCHEDULERS`, by the name the configuration gives them.
+"""
+
+import math
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final, Protocol
+
+from rdpbalancer.model import ServerId
+
+
+class Random(Protocol):
+    """The part of `random.Random` that scheduling needs."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A server that could be chosen: its effective weight (above 0), and its sessions and leases."""
+
+    server: ServerId
+    weight: float
+    load: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a scheduler may know of the connection, and the state it keeps between connections.
+
+    `source`: the client's IP address as text. `wheel`: the credit of each server in weighted round robin;
+    it belongs to the virtual service and survives a reload.
+    """
+
+    source: str
+    rng: Random
+    wheel: MutableMapping[ServerId, float] = field(default_factory=dict)
+
+
+Scheduler = Callable[[Sequence[Choice], Ask], Choice | None]
+
+
+def least_connections(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+    """Return the server that would be least loaded for its weight once it had this session too.
+
+    Counting the session to come makes the first ones go by weight, where "sessions now" would call all empty
+    servers equal. Ties go to the heavier server, then by the configuration's order.
+    """
+    del ask
+    return min(choices, key=lambda choice: ((choice.load + 1) / choice.weight, -choice.weight), default=None)
+
+
+def round_robin(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+    """Return the next server by smooth weighted round robin: exact over a cycle, and never in bursts.
+
+    Every server earns its weight in credit, the richest is chosen and pays the sum of all. Credits of servers
+    that are not among the choices rest, and are forgotten with their server.
+    """
+    if not choices:
+        return None
+    wheel = ask.wheel
+    total = 0.0
+    for choice in choices:
+        wheel[choice.server] = wheel.get(choice.server, 0.0) + choice.weight
+        total += choice.weight
+    chosen = max(choices, key=lambda choice: wheel[choice.server])
+    wheel[chosen.server] -= total
+    return chosen
+
+
+def source_hash(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+    """Return the server by weighted rendezvous hashing of the source address.
+
+    The same source gets the same server as long as it can take it, and the loss of a server moves only the
+    users it had.
+    """
+    return max(choices, key=lambda choice: _rendezvous_score(ask.source, choice), default=None)
+
+
+def _rendezvous_score(source: str, choice: Choice) -> float:
+    digest = blake2b(f"{source}\0{choice.server.name}".encode(), digest_size=8).digest()
+    unit = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)  # in (0, 1), so that the logarithm is defined
+    return -choice.weight / math.log(unit)
+
+
+def random_two_choices(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+    """Return the less loaded of two servers drawn by weight."""
+    if len(choices) < 2:
+        return choices[0] if choices else None
+    first = _draw(choices, ask.rng)
+    second = _draw([choice for choice in choices if choice is not first], ask.rng)
+    return least_connections((first, second), ask)
+
+
+def _draw(choices: Sequence[Choice], rng: Random) -> Choice:
+    mark = rng.random() * sum(choice.weight for choice in choices)
+    for choice in choices:
+        mark -= choice.weight
+        if mark < 0:
+            return choice
+    return choices[-1]  # rounding may leave a remainder
+
+
+def first_available(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+    """Return the first server of the configuration's order: fill one before the next is used."""
+    del ask
+    return choices[0] if choices else None
+
+
+SCHEDULERS: Final[dict[str, Scheduler]] = {
+    "weighted-least-connections": least_connections,
+    "weighted-round-robin": round_robin,
+    "source-hash": source_hash,
+    "random-two-choices": random_two_choices,
+    "first-available": first_available,
+}

@@ -1,0 +1,86 @@
+"""The queue of a virtual service: who waits for a place, and whose turn it is.
+
+First come first served among those who could use the place that became free. A waiter whose desktop is on one
+server waits for that server; any other takes the first place that suits.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rdpbalancer.core.ledger import Lease
+from rdpbalancer.model import ServerId
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One connection in the queue.
+
+    `server` None: any server will do. `grant` is called once, with a lease on the place, or with None when
+    the farm has changed and the connection should look again (it keeps its `ticket`, its place in the line).
+    """
+
+    ticket: int
+    server: ServerId | None
+    grant: Callable[[Lease | None], None]
+
+
+class WaitingLine:
+    """The waiters of one virtual service, in the order of their tickets."""
+
+    def __init__(self) -> None:
+        self._next_ticket = 0
+        self._waiters: OrderedDict[int, Waiter] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def join(
+        self,
+        server: ServerId | None,
+        grant: Callable[[Lease | None], None],
+        *,
+        ticket: int | None = None,
+    ) -> Waiter:
+        """Enter the line: at its end, or at the place of an earlier `ticket`."""
+        if ticket is None:
+            ticket = self._next_ticket
+            self._next_ticket += 1
+        waiter = Waiter(ticket, server, grant)
+        self._waiters[ticket] = waiter
+        last = next(reversed(self._waiters))
+        if len(self._waiters) > 1 and ticket < self._next_ticket - 1 and last == ticket:
+            self._waiters = OrderedDict(sorted(self._waiters.items()))
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Leave the line. Leaving twice does nothing."""
+        if self._waiters.get(waiter.ticket) is waiter:
+            del self._waiters[waiter.ticket]
+
+    def waits_for(self, server: ServerId, *, takes_new: bool) -> bool:
+        """Whether somebody in the line would take a place on `server`."""
+        return self._first_for(server, takes_new=takes_new) is not None
+
+    def next_for(self, server: ServerId, *, takes_new: bool) -> Waiter | None:
+        """Take the first waiter for a place on `server` out of the line.
+
+        `takes_new`: whether the server takes users without a binding; if not, only who waits for that very
+        server gets its place.
+        """
+        waiter = self._first_for(server, takes_new=takes_new)
+        if waiter is not None:
+            del self._waiters[waiter.ticket]
+        return waiter
+
+    def drain(self) -> list[Waiter]:
+        """Take everybody out, in order: the farm has changed and all should look again."""
+        waiters = list(self._waiters.values())
+        self._waiters.clear()
+        return waiters
+
+    def _first_for(self, server: ServerId, *, takes_new: bool) -> Waiter | None:
+        for waiter in self._waiters.values():
+            if waiter.server == server or (waiter.server is None and takes_new):
+                return waiter
+        return None
