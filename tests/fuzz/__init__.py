@@ -1,0 +1,1 @@
+"""Strangers' bytes against every parser of `wire`: `python -m tests.fuzz [SECONDS]`."""

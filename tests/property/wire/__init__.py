@@ -1,0 +1,1 @@
+"""The room `wire`, on generated packets and on arbitrary bytes."""

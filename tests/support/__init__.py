@@ -1,0 +1,1 @@
+"""What the tests share: fakes of our own interfaces, real processes, deadlines."""

@@ -1,0 +1,1 @@
+"""The room `wire`: real captures with expected values, and every refusal."""
