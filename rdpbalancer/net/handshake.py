@@ -1,0 +1,67 @@
+"""Reading a client's opening: an optional PROXY header, an optional preconnection PDU, the request."""
+
+import socket
+from dataclasses import dataclass
+
+from rdpbalancer.errors import ClientError
+from rdpbalancer.net.waiting import readable
+from rdpbalancer.wire.proxy import ProxyHeader, parse_proxy
+from rdpbalancer.wire.request import Request, parse_request
+
+# The largest opening is a PROXY v2 header (16 + 2048), a preconnection PDU (512) and a request (259). What a
+# client sends behind its request waits in the kernel but for the rest of this read.
+OPENING_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a client opened with. `data`: all that was read behind the PROXY header, to be passed on."""
+
+    data: bytes
+    request: Request
+
+
+class Reader:
+    """Reads one client's opening, bounded in bytes by `OPENING_BYTES` and in time by `deadline_at`."""
+
+    def __init__(self, sock: socket.socket, *, deadline_at: float) -> None:
+        self._sock = sock
+        self._deadline_at = deadline_at
+        self._data = b""
+
+    async def proxy_header(self) -> ProxyHeader:
+        """Read the PROXY header that a trusted proxy must send. Raises ProtocolError, ClientError."""
+        while (header := parse_proxy(self._data)) is None:
+            await self._more("PROXY header")
+        self._data = self._data[header.length :]
+        return header
+
+    async def opening(self) -> Opening:
+        """Read up to the end of the Connection Request. Raises ProtocolError, ClientError."""
+        while (request := parse_request(self._data)) is None:
+            await self._more("Connection Request")
+        return Opening(self._data, request)
+
+    def rest(self) -> bytes:
+        """Return what was read and belongs to the session (`mode: tcp`)."""
+        return self._data
+
+    async def _more(self, what: str) -> None:
+        """Read what there is, at least one byte."""
+        room = OPENING_BYTES - len(self._data)
+        while True:
+            try:
+                chunk = self._sock.recv(room)
+            except BlockingIOError:
+                try:
+                    await readable(self._sock, deadline_at=self._deadline_at)
+                except TimeoutError:
+                    raise ClientError("timeout", f"no complete {what} in time") from None
+                continue
+            except OSError as error:
+                raise ClientError("reset", f"the client broke off before its {what}: {error}") from error
+            if not chunk:
+                code = "closed" if self._data else "closed-silent"
+                raise ClientError(code, f"the client left before its {what} was complete")
+            self._data += chunk
+            return

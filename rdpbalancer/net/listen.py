@@ -1,0 +1,80 @@
+"""Opening listening sockets."""
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+from rdpbalancer.errors import ConfigurationError
+from rdpbalancer.model import Endpoint
+from rdpbalancer.net import options
+
+# A login storm's connections wait in the kernel while the router works; somaxconn is the kernel's own bound.
+BACKLOG = 4096
+
+
+def tcp(endpoint: Endpoint) -> socket.socket:
+    """Listen on a TCP address. An IPv6 address takes IPv6 only, so that `0.0.0.0` and `[::]` go together.
+
+    Raises ConfigurationError with what to do about it.
+    """
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        options.for_session(sock)
+        sock.bind((endpoint.host, endpoint.port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen(str(endpoint), error) from error
+    return sock
+
+
+def unix(path: Path, *, mode: int) -> socket.socket:
+    """Listen on a Unix stream socket at `path` with the file mode `mode`; a stale file is replaced.
+
+    Raises ConfigurationError, also if another process answers there.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _remove_stale(path)
+        # Bound under a private name first: nobody can connect before the mode is right.
+        private = path.with_name(f".{path.name}.{os.getpid()}")
+        private.unlink(missing_ok=True)
+        sock.bind(str(private))
+        private.chmod(mode)
+        sock.listen(128)
+        private.rename(path)
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen(str(path), error) from error
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    if not path.exists():
+        return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise FileExistsError(errno.EEXIST, "a file that is not a socket is in the way")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+    raise OSError(errno.EADDRINUSE, "another rdpbalancer answers there")
+
+
+def _cannot_listen(where: str, error: OSError) -> ConfigurationError:
+    advice = {
+        errno.EADDRINUSE: "another program listens there (ss -ltnp shows which), or the service runs already",
+        errno.EACCES: "not permitted: ports below 1024 need the capability CAP_NET_BIND_SERVICE",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+        errno.ENOENT: "its folder does not exist",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return ConfigurationError("listen", f"cannot listen on {where}: {advice}")

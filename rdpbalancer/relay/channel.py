@@ -1,0 +1,200 @@
+"""The private line between two processes of the service: messages and file descriptors, in order.
+
+A Unix SEQPACKET pair keeps message boundaries, so there is no framing to get wrong, and SCM_RIGHTS carries
+sockets. The supervisor keeps both kinds of ends open across a router's death: what a relay says meanwhile
+waits in the kernel for the next router.
+"""
+
+import array
+import asyncio
+import contextlib
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from rdpbalancer.errors import ChannelError
+
+# One message must fit the kernel's default socket buffer (208 KiB), overhead included; lists go in parts.
+MAX_MESSAGE_BYTES = 128 * 1024
+MAX_DESCRIPTORS = 8
+# Messages taken in one turn of the loop, so that a flood from one process does not starve the sockets.
+_MESSAGES_PER_TURN = 64
+# Kernel-side refusals that pass by themselves: buffer full, or too many descriptors in flight.
+_TRY_LATER = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
+_RETRY_S = 0.01
+
+Receiver = Callable[[Any, list[socket.socket]], None]
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new line, non-blocking and closed on exec."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.setblocking(False)
+    other.setblocking(False)
+    return one, other
+
+
+class Channel:
+    """One end of a line. Messages are `msgspec` structs of one tagged union, encoded as MessagePack.
+
+    `on_message(message, sockets)` is called for each message in order; the sockets are the receiver's.
+    `on_close()` is called once when the other end is gone or speaks another language.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        decoder: msgspec.msgpack.Decoder[Any],
+        *,
+        on_message: Receiver,
+        on_close: Callable[[], None],
+    ) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._decoder = decoder
+        self._encoder = msgspec.msgpack.Encoder()
+        self._on_message = on_message
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._unsent: deque[tuple[bytes, Sequence[socket.socket]]] = deque()
+        self._retry: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.error: ChannelError | None = None
+        self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the line is down."""
+        return self._closed
+
+    @property
+    def backlog(self) -> int:
+        """Messages that the kernel has not taken yet."""
+        return len(self._unsent)
+
+    def send(self, message: msgspec.Struct, sockets: Sequence[socket.socket] = ()) -> None:
+        """Send `message`, and `sockets` with it, whose copies here are closed once they are on their way.
+
+        Never waits: what the kernel does not take now is sent later, in order. On a closed line the sockets
+        are closed and the message is dropped: `on_close` has told, or is about to tell, the owner.
+        """
+        data = self._encoder.encode(message)
+        if self._closed:
+            _close_all(sockets)
+        elif self._unsent or not self._try_send(data, sockets):
+            self._unsent.append((data, sockets))
+            self._wait_writable()
+
+    def close(self) -> None:
+        """Close this end. `on_close` is not called."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        if self._retry is not None:
+            self._retry.cancel()
+        for _, sockets in self._unsent:
+            _close_all(sockets)
+        self._unsent.clear()
+        self._sock.close()
+
+    def _try_send(self, data: bytes, sockets: Sequence[socket.socket]) -> bool:
+        """Return True if the message needs no more attention (sent, or the line is down)."""
+        descriptors = array.array("i", [sock.fileno() for sock in sockets])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if sockets else []
+        try:
+            self._sock.sendmsg([data], ancillary)
+        except OSError as error:
+            if error.errno in _TRY_LATER:
+                return False
+            _close_all(sockets)
+            self._loop.call_soon(self._fail, f"cannot send: {error}")
+            return True
+        _close_all(sockets)
+        return True
+
+    def _wait_writable(self) -> None:
+        # A full buffer shows as writable again by itself; descriptors in flight do not, hence the timer.
+        if self._retry is None:
+            self._loop.add_writer(self._fd, self._flush)
+            self._retry = self._loop.call_later(_RETRY_S, self._retry_now)
+
+    def _retry_now(self) -> None:
+        self._retry = None
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._unsent and not self._closed:
+            if not self._try_send(*self._unsent[0]):
+                self._wait_writable()
+                return
+            self._unsent.popleft()
+        if not self._closed:
+            self._loop.remove_writer(self._fd)
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
+
+    def _readable(self) -> None:
+        for _ in range(_MESSAGES_PER_TURN):
+            try:
+                data, ancillary, flags, _ = self._sock.recvmsg(
+                    MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._fail(f"cannot receive: {error}")
+                return
+            sockets = _sockets(ancillary)
+            if not data:
+                _close_all(sockets)
+                self._fail("the other process has ended")
+                return
+            if not self._deliver(data, flags, sockets) or self._closed:
+                return
+
+    def _deliver(self, data: bytes, flags: int, sockets: list[socket.socket]) -> bool:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            _close_all(sockets)
+            self._fail("a message was cut short")
+            return False
+        try:
+            message = self._decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            _close_all(sockets)
+            self._fail(f"the other process speaks another version of the private protocol: {error}")
+            return False
+        self._on_message(message, sockets)
+        return True
+
+    def _fail(self, why: str) -> None:
+        if self._closed:
+            return
+        self.error = ChannelError("channel", why)
+        self.close()
+        self._on_close()
+
+
+def _sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    sockets = []
+    for descriptor in descriptors:
+        sock = socket.socket(fileno=descriptor)
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+def _close_all(sockets: Sequence[socket.socket]) -> None:
+    for sock in sockets:
+        with contextlib.suppress(OSError):
+            sock.close()

@@ -1,0 +1,104 @@
+"""What the router and a relay say to each other. Any change to a message changes `PROTOCOL_VERSION`.
+
+Both directions begin with `Hello`. A process that is greeted in another version refuses with a clear error
+and goes on with what it has: a relay keeps its sessions, a router uses other relays.
+"""
+
+import msgspec
+
+from rdpbalancer.model import CloseReason, CloseSide
+
+PROTOCOL_VERSION = 1
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True):
+    """First word, both ways. The relay answers with its sessions, in `Live` messages.
+
+    `report_interval_s`: how often the relay reports byte counts.
+    """
+
+    version: int
+    pid: int
+    report_interval_s: float = 5.0
+
+
+class Adopt(msgspec.Struct, tag="adopt", array_like=True):
+    """Router to relay, with the client's and the server's socket: this session is yours.
+
+    `facts` is opaque to the relay. `to_server` and `to_client` are bytes already read that come first.
+    `idle_s` 0: no idle limit.
+    """
+
+    id: str
+    facts: bytes
+    to_server: bytes
+    to_client: bytes
+    idle_s: float
+
+
+class Kick(msgspec.Struct, tag="kick", array_like=True):
+    """Router to relay: end these sessions."""
+
+    ids: list[str]
+    reason: CloseReason
+
+
+class Retire(msgspec.Struct, tag="retire", array_like=True):
+    """Router to relay: exit when your last session has ended. No `Adopt` follows."""
+
+
+class SessionState(msgspec.Struct, array_like=True):
+    """A live session as its relay knows it."""
+
+    id: str
+    facts: bytes
+    bytes_up: int
+    bytes_down: int
+
+
+class Live(msgspec.Struct, tag="live", array_like=True):
+    """Relay to router after `Hello`: the sessions it holds, in parts. `last`: there are no more."""
+
+    sessions: list[SessionState]
+    last: bool
+
+
+class Counts(msgspec.Struct, tag="counts", array_like=True):
+    """Relay to router, at the report interval: (id, bytes up, bytes down) of sessions that moved."""
+
+    counts: list[tuple[str, int, int]]
+
+
+class Ended(msgspec.Struct, tag="ended", array_like=True):
+    """Relay to router: a session has ended. Carries the facts, for a router that never knew the session."""
+
+    id: str
+    facts: bytes
+    close_reason: CloseReason
+    close_side: CloseSide
+    bytes_up: int
+    bytes_down: int
+    ended_at: float
+
+
+class Ping(msgspec.Struct, tag="ping", array_like=True):
+    """Is your event loop turning? Answered with `Pong` of the same number, from the loop."""
+
+    number: int
+
+
+class Pong(msgspec.Struct, tag="pong", array_like=True):
+    """The answer to `Ping`."""
+
+    number: int
+
+
+class Stop(msgspec.Struct, tag="stop", array_like=True):
+    """Supervisor to relay: end all sessions and exit."""
+
+
+ToRelay = Hello | Adopt | Kick | Retire | Ping | Stop
+FromRelay = Hello | Live | Counts | Ended | Pong
+
+TO_RELAY: msgspec.msgpack.Decoder[ToRelay] = msgspec.msgpack.Decoder(ToRelay)
+FROM_RELAY: msgspec.msgpack.Decoder[FromRelay] = msgspec.msgpack.Decoder(FromRelay)

@@ -1,0 +1,254 @@
+"""The router's side of the relays: which one gets a session, what they report, and what is lost with one."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from rdpbalancer.errors import ChannelError
+from rdpbalancer.model import CloseReason, CloseSide, SessionFacts
+from rdpbalancer.relay.channel import Channel
+from rdpbalancer.relay.messages import (
+    FROM_RELAY,
+    PROTOCOL_VERSION,
+    Adopt,
+    Counts,
+    Ended,
+    Hello,
+    Kick,
+    Live,
+    Retire,
+    SessionState,
+)
+from rdpbalancer.relay.pump import Pump, PumpedSession
+
+_KICKS_PER_MESSAGE = 1000
+# A relay that died is back within a second; a session that finds none waits that long for it, and a bit.
+RELAY_WAIT_S = 5.0
+# Byte counts are shown at most five seconds old: this, and a tick of the relay.
+REPORT_INTERVAL_S = 4.0
+# How long a new router waits for the relays to tell their sessions before it takes connections.
+INTRODUCTION_S = 5.0
+
+
+class RelayEvents(Protocol):
+    """What the owner of the relays is told. `relay` is a process id."""
+
+    def session_live(self, state: SessionState, relay: int) -> None:
+        """A relay holds this session already (said after a router's restart)."""
+        ...
+
+    def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
+        """A session's byte counts."""
+        ...
+
+    def session_ended(self, ended: Ended, relay: int) -> None:
+        """A session has ended."""
+        ...
+
+    def relay_lost(self, relay: int, error: ChannelError | None) -> None:
+        """A relay is gone, and its sessions with it."""
+        ...
+
+
+class _Link:
+    """One relay process as the router sees it."""
+
+    def __init__(self, pid: int, sock: socket.socket, pool: "RelayPool") -> None:
+        self.pid = pid
+        self.sessions = 0
+        self.introduced = asyncio.Event()
+        self.compatible = False
+        self.retiring = False
+        self._pool = pool
+        self.channel = Channel(sock, FROM_RELAY, on_message=self._heard, on_close=self._lost)
+
+    def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
+        for sock in sockets:  # a relay sends none; one that does is not to leak them here
+            sock.close()
+        events = self._pool.events
+        match message:
+            case Ended():
+                self.sessions -= 1
+                events.session_ended(message, self.pid)
+            case Counts():
+                for session_id, bytes_up, bytes_down in message.counts:
+                    events.session_moved(session_id, bytes_up, bytes_down)
+            case Live():
+                self._introduce(message)
+            case Hello():
+                # What was counted from messages of an earlier router's time is replaced by what it tells.
+                self.sessions = 0
+                self.compatible = message.version == PROTOCOL_VERSION
+
+    def _introduce(self, live: Live) -> None:
+        for state in live.sessions:
+            self.sessions += 1
+            self._pool.events.session_live(state, self.pid)
+        if live.last:
+            self.introduced.set()
+            self._pool.changed()
+
+    def _lost(self) -> None:
+        self._pool.lost(self, self.channel.error)
+
+
+class RelayPool:
+    """The relay processes. A new session goes to the one with the fewest."""
+
+    def __init__(self, events: RelayEvents, *, report_interval_s: float = REPORT_INTERVAL_S) -> None:
+        self.events = events
+        self._report_interval_s = report_interval_s
+        self._links: dict[int, _Link] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, pid: int, sock: socket.socket) -> None:
+        """Take a relay into use, and ask it for its sessions."""
+        link = _Link(pid, sock, self)
+        self._links[pid] = link
+        link.channel.send(Hello(PROTOCOL_VERSION, os.getpid(), self._report_interval_s))
+
+    async def introduced(self) -> None:
+        """Wait until every relay has told its sessions, or is given up waiting for."""
+        waits = [link.introduced.wait() for link in self._links.values()]
+        try:
+            async with asyncio.timeout(INTRODUCTION_S):
+                await asyncio.gather(*waits)
+        except TimeoutError:
+            return
+
+    async def adopt(
+        self,
+        facts: SessionFacts,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        first: tuple[bytes, bytes],
+        idle_s: float,
+        before: Callable[[int], None],
+    ) -> int:
+        """Hand a session over and return the relay's process id. The sockets are the relay's from then on.
+
+        `before(pid)` is called when the relay is chosen, before anything can be heard of the session's end.
+        Raises ChannelError: there was no relay for `RELAY_WAIT_S`; the sockets are still the caller's.
+        """
+        link = await self._choose()
+        link.sessions += 1
+        before(link.pid)
+        adopt = Adopt(facts.id, msgspec.msgpack.encode(facts), first[0], first[1], idle_s)
+        link.channel.send(adopt, sockets)
+        return link.pid
+
+    async def _choose(self) -> _Link:
+        link = self._least_loaded()
+        if link is not None:
+            return link
+        try:
+            async with asyncio.timeout(RELAY_WAIT_S):
+                while (link := self._least_loaded()) is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ChannelError(
+                "no-relay", "no relay process is running; the supervisor restarts them"
+            ) from None
+        return link
+
+    def _least_loaded(self) -> _Link | None:
+        ready = [link for link in self._links.values() if link.compatible and not link.retiring]
+        return min(ready, key=lambda link: link.sessions, default=None)
+
+    def kick(self, relay: int, session_ids: Sequence[str], reason: CloseReason) -> None:
+        """Ask a relay to end sessions. Their ends are reported as any other."""
+        link = self._links.get(relay)
+        if link is None:
+            return
+        for start in range(0, len(session_ids), _KICKS_PER_MESSAGE):
+            link.channel.send(Kick(list(session_ids[start : start + _KICKS_PER_MESSAGE]), reason))
+
+    def retire(self, relays: Sequence[int]) -> None:
+        """Give these relays no more sessions; they exit when their last one has ended."""
+        for relay in relays:
+            link = self._links.get(relay)
+            if link is not None and not link.retiring:
+                link.retiring = True
+                link.channel.send(Retire())
+
+    def sessions(self) -> dict[int, int]:
+        """Return each relay's process id and its number of sessions."""
+        return {pid: link.sessions for pid, link in self._links.items()}
+
+    def changed(self) -> None:
+        """A relay may have become usable."""
+        self._changed.set()
+
+    def lost(self, link: _Link, error: ChannelError | None) -> None:
+        """A relay's line is down."""
+        if self._links.get(link.pid) is link:
+            del self._links[link.pid]
+        link.introduced.set()
+        self.events.relay_lost(link.pid, error)
+
+    def close(self) -> None:
+        """Close the lines. The relays go on."""
+        for link in self._links.values():
+            link.channel.close()
+        self._links.clear()
+
+
+class InlineRelay:
+    """`relays: 0`: the router's own process moves the bytes. The same verbs as `RelayPool`."""
+
+    def __init__(self, events: RelayEvents, *, report_interval_s: float = REPORT_INTERVAL_S) -> None:
+        self.events = events
+        self._report_interval_s = report_interval_s
+        self._pump = Pump(asyncio.get_running_loop(), self._ended)
+        self._ticker = asyncio.get_running_loop().call_later(report_interval_s, self._tick)
+
+    async def introduced(self) -> None:
+        """Nothing to wait for: the sessions ended with the router that held them."""
+
+    async def adopt(
+        self,
+        facts: SessionFacts,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        first: tuple[bytes, bytes],
+        idle_s: float,
+        before: Callable[[int], None],
+    ) -> int:
+        """Take a session into the pump of this process."""
+        before(os.getpid())
+        self._pump.adopt(facts.id, msgspec.msgpack.encode(facts), sockets, first=first, idle_s=idle_s)
+        return os.getpid()
+
+    def kick(self, relay: int, session_ids: Iterable[str], reason: CloseReason) -> None:
+        """End sessions."""
+        del relay
+        for session_id in session_ids:
+            self._pump.kick(session_id, reason)
+
+    def sessions(self) -> dict[int, int]:
+        """Return this process's id and its number of sessions."""
+        return {os.getpid(): len(self._pump)}
+
+    def close(self) -> None:
+        """End every session and stop reporting."""
+        self._ticker.cancel()
+        for session in self._pump:
+            self._pump.kick(session.id, CloseReason.SHUTDOWN)
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        for session_id, bytes_up, bytes_down in self._pump.tick(loop.time()):
+            self.events.session_moved(session_id, bytes_up, bytes_down)
+        self._ticker = loop.call_later(self._report_interval_s, self._tick)
+
+    def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
+        counts = (session.up.count, session.down.count)
+        self.events.session_ended(
+            Ended(session.id, session.facts, reason, side, *counts, time.time()), os.getpid()
+        )

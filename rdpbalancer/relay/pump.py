@@ -1,0 +1,254 @@
+"""The pump: two sockets of a session, and bytes from each to the other.
+
+This is the hot path, written for few operations per byte rather than for looks: raw non-blocking sockets, one
+256 KiB read buffer for the whole process (it is what makes bulk cheap; see docs/decisions), `send` straight
+from it, and at most one pending chunk per direction. While a chunk is pending its source is not read: that is
+all the memory a reader that stops reading can cost.
+"""
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from rdpbalancer.model import CloseReason, CloseSide
+
+READ_BUFFER_BYTES: Final = 256 * 1024
+# After one side has closed, the other may finish what it has to say; silence this long means that it never
+# will (a server that hangs would otherwise hold a place for the whole idle timeout).
+HALF_CLOSED_IDLE_S: Final = 60.0
+
+_BUFFER: Final = bytearray(READ_BUFFER_BYTES)
+_VIEW: Final = memoryview(_BUFFER)
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
+_NOTHING: Final = memoryview(b"")
+
+
+class _Flow:
+    """One direction of a session: read from `source`, send to `sink`."""
+
+    __slots__ = (
+        "_loop",
+        "_recv_into",
+        "_send",
+        "count",
+        "done",
+        "pending",
+        "session",
+        "sink",
+        "sink_side",
+        "source",
+        "source_side",
+    )
+
+    def __init__(
+        self,
+        session: "PumpedSession",
+        source: socket.socket,
+        sink: socket.socket,
+        sides: tuple[CloseSide, CloseSide],
+    ) -> None:
+        self.session = session
+        self.source = source
+        self.sink = sink
+        self.source_side, self.sink_side = sides
+        self._recv_into = source.recv_into
+        self._send = sink.send
+        self._loop = session.pump.loop
+        self.pending: memoryview = _NOTHING
+        self.count = 0
+        self.done = False
+
+    def start(self, first: bytes) -> None:
+        """Send `first`, then begin to read."""
+        if first:
+            self.pending = memoryview(first)
+            self._loop.add_writer(self.sink, self.on_writable)
+        else:
+            self._loop.add_reader(self.source, self.on_readable)
+
+    def on_readable(self) -> None:
+        try:
+            size = self._recv_into(_BUFFER)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.session.broken(error, self.source_side)
+            return
+        if not size:
+            self._source_ended()
+            return
+        try:
+            sent = self._send(_VIEW[:size])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self.session.broken(error, self.sink_side)
+            return
+        self.count += sent
+        if sent != size:
+            self.pending = memoryview(bytes(_VIEW[sent:size]))
+            self._loop.remove_reader(self.source)
+            self._loop.add_writer(self.sink, self.on_writable)
+
+    def on_writable(self) -> None:
+        try:
+            sent = self._send(self.pending)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.session.broken(error, self.sink_side)
+            return
+        self.count += sent
+        if sent < len(self.pending):
+            self.pending = self.pending[sent:]
+            return
+        self.pending = _NOTHING
+        self._loop.remove_writer(self.sink)
+        self._loop.add_reader(self.source, self.on_readable)
+
+    def _source_ended(self) -> None:
+        """The source will send no more: tell the sink so, and end the session if both have finished."""
+        self._loop.remove_reader(self.source)
+        self.done = True
+        try:
+            self.sink.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self.session.broken(error, self.sink_side)
+            return
+        self.session.half_closed(self.source_side)
+
+
+class PumpedSession:
+    """A session in the pump: its two sockets, two flows, and what the relay carries for the router."""
+
+    __slots__ = (
+        "active_at",
+        "client",
+        "closed_first",
+        "down",
+        "facts",
+        "id",
+        "idle_s",
+        "pump",
+        "reported",
+        "server",
+        "up",
+    )
+
+    def __init__(
+        self,
+        pump: "Pump",
+        session_id: str,
+        facts: bytes,
+        sockets: tuple[socket.socket, socket.socket],
+        idle_s: float,
+    ) -> None:
+        self.pump = pump
+        self.id = session_id
+        self.facts = facts
+        self.client, self.server = sockets
+        self.idle_s = idle_s
+        self.active_at = pump.loop.time()
+        self.reported = 0
+        self.closed_first: CloseSide | None = None
+        self.up = _Flow(self, self.client, self.server, (CloseSide.CLIENT, CloseSide.SERVER))
+        self.down = _Flow(self, self.server, self.client, (CloseSide.SERVER, CloseSide.CLIENT))
+
+    def half_closed(self, side: CloseSide) -> None:
+        """One side has finished. Called by its flow."""
+        if self.closed_first is None:
+            self.closed_first = side
+        if self.up.done and self.down.done:
+            self.pump.end(self, CloseReason.EOF, self.closed_first)
+
+    def broken(self, error: OSError, side: CloseSide) -> None:
+        """A socket of `side` has failed: the other side is reset, as it would have been without us."""
+        reason = CloseReason.TIMEOUT if error.errno == errno.ETIMEDOUT else CloseReason.RESET
+        if self.closed_first is not None and side is self.closed_first:
+            # Whoever closed in order and is then found gone was simply done.
+            reason = CloseReason.EOF
+        self.pump.end(self, reason, self.closed_first or side, reset=True)
+
+
+class Pump:
+    """All sessions of one process.
+
+    `on_end(session, reason, side)` is called once for each, after its sockets are closed.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_end: Callable[[PumpedSession, CloseReason, CloseSide], None],
+    ) -> None:
+        self.loop = loop
+        self._on_end = on_end
+        self._sessions: dict[str, PumpedSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[PumpedSession]:
+        return iter(list(self._sessions.values()))
+
+    def adopt(
+        self,
+        session_id: str,
+        facts: bytes,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        first: tuple[bytes, bytes],
+        idle_s: float,
+    ) -> PumpedSession:
+        """Take a session over. `sockets`: client, server. `first`: bytes to send to server, to client."""
+        session = PumpedSession(self, session_id, facts, sockets, idle_s)
+        self._sessions[session_id] = session
+        session.up.start(first[0])
+        session.down.start(first[1])
+        return session
+
+    def kick(self, session_id: str, reason: CloseReason) -> None:
+        """End a session on the balancer's own account. Unknown ids are sessions that ended meanwhile."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self.end(session, reason, CloseSide.BALANCER)
+
+    def end(
+        self, session: PumpedSession, reason: CloseReason, side: CloseSide, *, reset: bool = False
+    ) -> None:
+        """Close both sockets and report the end. Twice does nothing. `reset`: close with RST."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        for sock in (session.client, session.server):
+            self.loop.remove_reader(sock)
+            self.loop.remove_writer(sock)
+            if reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            sock.close()
+        self._on_end(session, reason, side)
+
+    def tick(self, now: float) -> list[tuple[str, int, int]]:
+        """End what has been idle too long; return (id, bytes up, bytes down) of what moved since last time.
+
+        Called every few seconds. Activity is seen here, by comparing counts, so that moving bytes needs no
+        look at the clock.
+        """
+        moved = []
+        for session in list(self._sessions.values()):
+            up, down = session.up.count, session.down.count
+            if up + down != session.reported:
+                session.reported = up + down
+                session.active_at = now
+                moved.append((session.id, up, down))
+            else:
+                self._end_if_idle(session, now - session.active_at)
+        return moved
+
+    def _end_if_idle(self, session: PumpedSession, silent_s: float) -> None:
+        if session.closed_first is not None and silent_s >= HALF_CLOSED_IDLE_S:
+            self.end(session, CloseReason.EOF, session.closed_first)
+        elif session.idle_s and silent_s >= session.idle_s:
+            self.end(session, CloseReason.IDLE, CloseSide.BALANCER)

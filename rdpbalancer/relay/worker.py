@@ -1,0 +1,138 @@
+"""A relay: a process that holds sessions, moves their bytes, and decides nothing.
+
+It has two lines. The router's hands it sessions and hears of their end; it outlives the router, because the
+supervisor holds the other end open. The supervisor's asks whether the loop turns, and ends the process.
+"""
+
+import asyncio
+import os
+import socket
+import time
+
+import msgspec
+
+from rdpbalancer.model import CloseReason, CloseSide
+from rdpbalancer.relay.channel import Channel
+from rdpbalancer.relay.messages import (
+    PROTOCOL_VERSION,
+    TO_RELAY,
+    Adopt,
+    Counts,
+    Ended,
+    Hello,
+    Kick,
+    Live,
+    Ping,
+    Pong,
+    Retire,
+    SessionState,
+    Stop,
+)
+from rdpbalancer.relay.pump import Pump, PumpedSession
+
+# A session's state is its facts (at most about 2 KiB) and a few numbers: 32 fit a message with room to spare.
+_STATES_PER_MESSAGE = 32
+_COUNTS_PER_MESSAGE = 1000
+TICK_S = 1.0
+
+
+class Relay:
+    """The relay's side of both lines, and its pump."""
+
+    def __init__(self, router: socket.socket, supervisor: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._pump = Pump(loop, self._ended)
+        self._stopped: asyncio.Event = asyncio.Event()
+        self._report_interval_s = 5.0
+        self._report_at = 0.0
+        self._retiring = False
+        self._moved: dict[str, tuple[str, int, int]] = {}
+        self._router = Channel(router, TO_RELAY, on_message=self._from_router, on_close=self._stopped.set)
+        self._supervisor = Channel(
+            supervisor, TO_RELAY, on_message=self._from_supervisor, on_close=self._stopped.set
+        )
+
+    async def run(self) -> None:
+        """Serve until the supervisor says stop, or is gone."""
+        loop = asyncio.get_running_loop()
+        while not self._stopped.is_set():
+            self._tick(loop.time())
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._stopped.wait()
+            except TimeoutError:
+                continue
+        for session in self._pump:
+            self._pump.kick(session.id, CloseReason.SHUTDOWN)
+        self._router.close()
+        self._supervisor.close()
+
+    def _tick(self, now: float) -> None:
+        self._moved.update((count[0], count) for count in self._pump.tick(now))
+        self._stop_if_retired()
+        if now < self._report_at:
+            return
+        self._report_at = now + self._report_interval_s
+        counts = list(self._moved.values())
+        self._moved.clear()
+        for start in range(0, len(counts), _COUNTS_PER_MESSAGE):
+            self._router.send(Counts(counts[start : start + _COUNTS_PER_MESSAGE]))
+
+    def _from_router(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
+        match message:
+            case Adopt():
+                client, server = sockets
+                self._pump.adopt(
+                    message.id,
+                    message.facts,
+                    (client, server),
+                    first=(message.to_server, message.to_client),
+                    idle_s=message.idle_s,
+                )
+            case Kick():
+                for session_id in message.ids:
+                    self._pump.kick(session_id, message.reason)
+            case Retire():
+                self._retiring = True
+                self._stop_if_retired()
+            case Hello():
+                self._greet(message)
+
+    def _greet(self, hello: Hello) -> None:
+        """A (new) router: tell it every session, whether it speaks our version or not; it decides."""
+        self._report_interval_s = hello.report_interval_s
+        self._router.send(Hello(PROTOCOL_VERSION, os.getpid()))
+        states = [
+            SessionState(session.id, session.facts, session.up.count, session.down.count)
+            for session in self._pump
+        ]
+        for start in range(0, len(states), _STATES_PER_MESSAGE):
+            self._router.send(Live(states[start : start + _STATES_PER_MESSAGE], last=False))
+        self._router.send(Live([], last=True))
+
+    def _stop_if_retired(self) -> None:
+        if self._retiring and not len(self._pump) and not self._router.backlog:
+            self._stopped.set()
+
+    def _from_supervisor(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
+        del sockets
+        match message:
+            case Ping():
+                self._supervisor.send(Pong(message.number))
+            case Stop():
+                self._stopped.set()
+
+    def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
+        self._moved.pop(session.id, None)
+        self._router.send(
+            Ended(
+                session.id,
+                session.facts,
+                reason,
+                side,
+                session.up.count,
+                session.down.count,
+                time.time(),
+            )
+        )
+        self._stop_if_retired()

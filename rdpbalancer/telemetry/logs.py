@@ -1,0 +1,112 @@
+"""Structured logs: one event per line, fixed event names, fields as keys.
+
+On a terminal they are for reading (console); in a file or the journal they are JSON.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+_HASH_CHARS = 16
+
+
+def configure(
+    *, log_format: str, level: str, file: Path | None = None, process: str, stream: TextIO | None = None
+) -> None:
+    """Set up logging for this process. `log_format`: auto, json, logfmt or console.
+
+    `auto` is console on a terminal and JSON elsewhere. `process` names this process in every line.
+    """
+    out = stream or (file.open("a", buffering=1, encoding="utf-8") if file else sys.stderr)
+    if log_format == "auto":
+        log_format = "console" if out.isatty() else "json"
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            _Process(process),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            *_renderers(log_format, colors=out.isatty() and "NO_COLOR" not in os.environ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _renderers(log_format: str, *, colors: bool) -> list[Processor]:
+    if log_format == "json":
+        return [structlog.processors.JSONRenderer()]
+    if log_format == "logfmt":
+        return [
+            structlog.processors.LogfmtRenderer(
+                key_order=["timestamp", "level", "event"], drop_missing=True, bool_as_flag=False
+            )
+        ]
+    return [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24)]
+
+
+class _Process:
+    """Adds the process's role to every event."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        del logger, method
+        event["process"] = self._name
+        return event
+
+
+class UserNames:
+    """How users appear in logs: plain, hashed with a key of this installation, or not at all."""
+
+    def __init__(self, how: str, key: bytes) -> None:
+        self._how = how
+        self._key = key
+
+    def __call__(self, user: str | None) -> str | None:
+        """Return what a log may say of `user`."""
+        if user is None or self._how == "off":
+            return None
+        if self._how == "plain":
+            return user
+        return hmac.new(self._key, user.lower().encode(), hashlib.sha256).hexdigest()[:_HASH_CHARS]
+
+
+def installation_key(state_dir: Path) -> bytes:
+    """Return the key that user names are hashed with, made at the first start and kept in `state_dir`.
+
+    The same user then has the same hash in every log of this installation, and in no other's.
+    """
+    path = state_dir / "user-hash.key"
+    try:
+        key = path.read_bytes()
+        if len(key) >= hashlib.sha256().digest_size:
+            return key
+    except FileNotFoundError:
+        pass
+    key = secrets.token_bytes(hashlib.sha256().digest_size)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+    return key
+
+
+def get(**fields: Any) -> Any:
+    """Return a logger that adds `fields` to every event."""
+    return structlog.get_logger().bind(**fields) if fields else structlog.get_logger()
