@@ -1,1 +1,62 @@
-"""The command line: parse arguments, call, print."""
+"""The command line: parse arguments, call, print. Heavy imports wait until a command needs them."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from rdpbalancer import __version__
+from rdpbalancer.cli import output
+
+DEFAULT_SOCKET = Path("/run/rdpbalancer/control.sock")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="rdpbalancer")
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    envvar="RDPBALANCER_SOCKET",
+    default=DEFAULT_SOCKET,
+    show_default=True,
+    help="The control socket of the running service.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but what was asked for, and errors.")
+@click.pass_context
+def root(context: click.Context, socket_path: Path, *, quiet: bool) -> None:
+    """Load balancer for Microsoft RDP: every user back on the desktop they left."""
+    context.ensure_object(dict)
+    context.obj = {"socket": socket_path, "quiet": quiet}
+
+
+def _add_commands() -> None:
+    from rdpbalancer.cli import lab, operate, service, show
+
+    for module in (service, show, operate, lab):
+        for command in module.COMMANDS:
+            root.add_command(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    from rdpbalancer.control.client import UnreachableError
+    from rdpbalancer.errors import ConfigurationError, RdpBalancerError
+
+    _add_commands()
+    try:
+        root(prog_name="rdpbalancer")
+    except UnreachableError as error:
+        output.complain(str(error))
+        sys.exit(output.EXIT_UNREACHABLE)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        sys.exit(output.EXIT_CONFIGURATION)
+    except RdpBalancerError as error:
+        output.complain(str(error))
+        sys.exit(output.EXIT_FAILED)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(output.EXIT_FAILED)

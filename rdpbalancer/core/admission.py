@@ -7,10 +7,11 @@ kept by network, an IPv6 source being its /64: a single line customer has that m
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Address
 from typing import TypeVar
 
 from rdpbalancer.core.farm import Limits, VirtualService
+from rdpbalancer.core.source import client_address
 
 # Sources whose rate is remembered. A source beyond it pushes out the one silent longest, which at worst
 # forgets that this one had used up its rate; 65,536 entries are about 10 MB.
@@ -71,8 +72,12 @@ class Admission:
     def identify(self, place: Place, service: VirtualService, source: str, *, now: float) -> Refusal | None:
         """Count the place under its source address; a refusal leaves it to be released.
 
-        With PROXY protocol the source is known only after its header, otherwise at once.
+        With PROXY protocol the source is known only after its header, otherwise at once. Raises ValueError:
+        the place is not half open, or counted under a source already; its counts would stay behind for ever.
         """
+        if not (place.held and place.half_open) or place.source is not None:
+            message = f"{place} cannot be counted under {source}"
+            raise ValueError(message)
         limits = service.limits
         if refusal := _listed(limits, source):
             return refusal
@@ -137,13 +142,14 @@ def source_network(source: str) -> str:
     """Return what a source is counted under: an IPv4 address itself, an IPv6 address's /64 prefix."""
     if ":" not in source:
         return source
-    return ip_address(source).exploded[:19]
+    address = client_address(source)
+    return str(address) if isinstance(address, IPv4Address) else address.exploded[:19]
 
 
 def _listed(limits: Limits, source: str) -> Refusal | None:
     if not limits.allow and not limits.deny:
         return None
-    address = ip_address(source)
+    address = client_address(source)
     if any(address in network for network in limits.deny):
         return Refusal.DENIED
     if limits.allow and not any(address in network for network in limits.allow):

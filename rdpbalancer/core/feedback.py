@@ -16,7 +16,9 @@ MAX_LINE_BYTES = 512
 # A maxconn beyond this means "no limit" in practice; more digits are not a number anybody measured.
 _MAX_DIGITS = 7
 
-_SEPARATORS = re.compile(r"[\s,]+")
+_LINE_END = re.compile(rb"[\r\n\0]")
+_CONTROL = re.compile(rb"[^\t\x20-\x7e]")
+_SEPARATORS = re.compile(r"[ \t,]+")
 _INTENTS = {"ready": Intent.ONLINE, "drain": Intent.DRAIN, "maint": Intent.HALT}
 _HEALTHS = {
     "up": Health.UP,
@@ -64,15 +66,22 @@ def parse_line(data: bytes) -> AgentReport:
     Words are separated by spaces, tabs or commas, in any order and case: ``N%`` and ``weight:N%`` (of the
     configured weight), ``N`` (idle percentage, 0-100), ``weight:N``, ``maxconn:N``, ``ready``, ``drain``,
     ``maint``, and ``up``, ``down``, ``fail``, ``stopped``, ``stop``, each optionally with ``#reason``, which
-    runs to the end of the line. Words that are not of the grammar are ignored and listed.
+    runs to the end of the line. Words that are not of the grammar are ignored and listed. So is the last
+    word of a line that fills `MAX_LINE_BYTES`: it may have been cut, and half a number is another number.
     """
-    line = re.split(rb"[\r\n\0]", data[:MAX_LINE_BYTES], maxsplit=1)[0].decode("ascii", "replace")
+    line = _printable(_LINE_END.split(data[:MAX_LINE_BYTES], maxsplit=1)[0])
     words_text, _, reason = line.partition("#")
     report = AgentReport(reason=reason.strip())
-    for word in _SEPARATORS.split(words_text.strip()):
-        if word:
-            report = _add_word(report, word.lower())
-    return report
+    words = [word for word in _SEPARATORS.split(words_text) if word]
+    cut = words[-1:] if len(words_text) == MAX_LINE_BYTES else []
+    for word in words[: len(words) - len(cut)]:
+        report = _add_word(report, word.lower())
+    return replace(report, ignored=(*report.ignored, *cut))
+
+
+def _printable(raw: bytes) -> str:
+    """Return the line as text without control characters but the tab: its words reach terminals and logs."""
+    return _CONTROL.sub(b"?", raw).decode("ascii")
 
 
 def _add_word(report: AgentReport, word: str) -> AgentReport:

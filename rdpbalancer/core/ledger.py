@@ -73,6 +73,9 @@ class Ledger:
 
     def set_key(self, lease: Lease, key: Key | None) -> None:
         """Give a held lease another key (a place from the queue is granted before the key is claimed)."""
+        if not lease.held:
+            message = f"{lease} is not held, its key cannot become {key}"
+            raise ValueError(message)
         if lease.key == key:
             return
         if key is not None:
@@ -95,6 +98,9 @@ class Ledger:
 
     def restore(self, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
         """Enter a session that a relay already holds: the router has been restarted."""
+        if facts.id in self._sessions:
+            message = f"session {facts.id} is in the ledger already"
+            raise ValueError(message)
         self._loads[facts.server_id] += 1
         if facts.binding_key is not None:
             self._use(facts.service, facts.binding_key).uses += 1
@@ -111,6 +117,8 @@ class Ledger:
         if not self._by_server[server]:
             del self._by_server[server]
         self._by_service[facts.service] -= 1
+        if not self._by_service[facts.service]:
+            del self._by_service[facts.service]
         if (key := facts.binding_key) is not None:
             sources = self._keys[(facts.service, key)].sources
             sources[facts.source] -= 1

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Protocol
 
 from rdpbalancer.core.farm import PersistencePolicy
+from rdpbalancer.core.source import client_address
 from rdpbalancer.model import Key, Method
 
 # mstsc cuts "DOMAIN\user" after nine characters (it was a NetBIOS habit); only a cookie of exactly that
@@ -150,9 +151,9 @@ def cookie_key(policy: PersistencePolicy, cookie: str) -> Key | None:
 
 def source_key(policy: PersistencePolicy, source: str) -> Key:
     """Return the key of a source address: its network by the configured prefix length, or the address."""
-    address = ip_address(source)
+    address = client_address(source)
     prefix = policy.ipv4_prefix if address.version == 4 else policy.ipv6_prefix
     if prefix == address.max_prefixlen:
-        return Key(Method.SOURCE_IP, source)
+        return Key(Method.SOURCE_IP, str(address))
     network = ip_network((address, prefix), strict=False)
     return Key(Method.SOURCE_IP, str(network))

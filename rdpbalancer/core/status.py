@@ -11,6 +11,8 @@ from rdpbalancer.model import Health, Intent
 # stay idle until a tick of the clock and then be the least loaded by far.
 _RAMP_START = 0.01
 
+_STRICTNESS = (Intent.ONLINE, Intent.DRAIN, Intent.HALT)
+
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
@@ -48,10 +50,9 @@ def is_up(status: ServerStatus) -> bool:
 
 def wanted(status: ServerStatus) -> Intent:
     """Return the stricter of what the operator and the agent want."""
-    intents = (status.intent, status.agent.intent)
-    if Intent.HALT in intents:
-        return Intent.HALT
-    return Intent.DRAIN if Intent.DRAIN in intents else Intent.ONLINE
+    if status.intent is status.agent.intent:  # nearly always, and asked for every server at every connection
+        return status.intent
+    return max(status.intent, status.agent.intent, key=_STRICTNESS.index)
 
 
 def takes_new(server: RealServer, status: ServerStatus) -> bool:

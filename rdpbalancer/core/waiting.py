@@ -47,9 +47,11 @@ class WaitingLine:
             ticket = self._next_ticket
             self._next_ticket += 1
         waiter = Waiter(ticket, server, grant)
+        # Whoever was drained comes back in order, and is at the end again: sorting each time would make the
+        # return of a long line quadratic.
+        overtakes = bool(self._waiters) and ticket < next(reversed(self._waiters))
         self._waiters[ticket] = waiter
-        last = next(reversed(self._waiters))
-        if len(self._waiters) > 1 and ticket < self._next_ticket - 1 and last == ticket:
+        if overtakes:
             self._waiters = OrderedDict(sorted(self._waiters.items()))
         return waiter
 
@@ -58,9 +60,9 @@ class WaitingLine:
         if self._waiters.get(waiter.ticket) is waiter:
             del self._waiters[waiter.ticket]
 
-    def waits_for(self, server: ServerId, *, takes_new: bool) -> bool:
-        """Whether somebody in the line would take a place on `server`."""
-        return self._first_for(server, takes_new=takes_new) is not None
+    def waiting_for(self, server: ServerId) -> int:
+        """Return how many wait for that very server."""
+        return sum(waiter.server == server for waiter in self._waiters.values())
 
     def next_for(self, server: ServerId, *, takes_new: bool) -> Waiter | None:
         """Take the first waiter for a place on `server` out of the line.

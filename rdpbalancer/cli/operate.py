@@ -1,0 +1,195 @@
+"""``drain``, ``halt``, ``online``, ``weight``, ``kick``, ``persist``, ``reload``: the operator's verbs."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from rdpbalancer.cli import output
+from rdpbalancer.cli.show import ask, json_option, service_option
+
+_POLL_S = 0.2
+
+
+class Duration(click.ParamType[float]):
+    """A duration as in the configuration: 500ms, 30s, 5m, 1h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        from rdpbalancer.settings.units import parse_duration_s
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _state_command(state: str, text: str) -> click.Command:
+    """Make the command that sets a server's state; drain and halt can wait for it to be empty."""
+
+    @click.pass_context
+    def command(context: click.Context, /, server: str, **options: Any) -> None:
+        deadline_s, wait = options.pop("deadline", None), options.pop("wait", False)
+        as_json, service = options.pop("as_json"), options["service"]
+        kick = options.pop("kick", False)
+        answer = ask(
+            context, "set-state", server=server, state=state, kick=kick and deadline_s is None, **options
+        )
+        done = True
+        if wait or deadline_s is not None:
+            done = _wait_empty(context, answer["servers"], service, deadline_s)
+            if not done and kick:
+                ask(context, "set-state", server=server, state=state, kick=True, **options)
+                done = _wait_empty(context, answer["servers"], service, 10.0)
+        _report(context, answer, state, as_json=as_json)
+        if not done:
+            output.complain("sessions are still there; the wait ran out")
+            sys.exit(output.EXIT_WAIT_RAN_OUT)
+
+    command.__doc__ = text
+    made: Callable[..., Any] = click.argument("server")(service_option(json_option(command)))
+    if state != "online":
+        made = click.option("--kick", is_flag=True, help="End the sessions: now, or at the --deadline.")(made)
+        made = click.option("--wait", is_flag=True, help="Return when the server has no session left.")(made)
+        made = click.option("--deadline", type=Duration(), help="Wait at most this long, as in 30m.")(made)
+    if state == "drain":
+        strict = "Send bound users elsewhere too; only routing tokens are still honoured."
+        made = click.option("--strict", is_flag=True, help=strict)(made)
+    return click.command(state)(made)
+
+
+def _report(context: click.Context, answer: dict[str, Any], state: str, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(answer)
+    elif not context.obj["quiet"]:
+        kicked = f", {answer['kicked']} ended" if answer["kicked"] else ""
+        print(f"{', '.join(answer['servers'])}: {state} ({answer['sessions']} sessions{kicked})")
+
+
+def _wait_empty(
+    context: click.Context, servers: list[str], service: str | None, deadline_s: float | None
+) -> bool:
+    until_at = None if deadline_s is None else time.monotonic() + deadline_s
+    while True:
+        rows = ask(context, "servers", service=service)
+        left = sum(row["sessions"] for row in rows if f"{row['service']}/{row['name']}" in servers)
+        if not left:
+            return True
+        if until_at is not None and time.monotonic() >= until_at:
+            return False
+        time.sleep(_POLL_S)
+
+
+@click.command("weight")
+@click.argument("server")
+@click.argument("weight", type=click.IntRange(0, 256), required=False)
+@click.option("--reset", is_flag=True, help="Back to the configured weight.")
+@service_option
+@json_option
+@click.pass_context
+def set_weight(
+    context: click.Context,
+    server: str,
+    weight: int | None,
+    service: str | None,
+    *,
+    reset: bool,
+    as_json: bool,
+) -> None:
+    """Set a server's weight at run time, 0 to 256. It is kept over restarts."""
+    if (weight is None) is not reset:
+        message = "give a weight, or --reset"
+        raise click.UsageError(message)
+    answer = ask(context, "set-weight", server=server, weight=weight, service=service)
+    if as_json:
+        output.print_json(answer)
+    elif not context.obj["quiet"]:
+        print(f"{', '.join(answer['servers'])}: weight {'as configured' if weight is None else weight}")
+
+
+@click.command("kick")
+@click.argument("session", required=False)
+@click.option("--user", help="The sessions of this user.")
+@click.option("--server", help="The sessions on this server.")
+@click.option("--source", help="The sessions from this IP address.")
+@json_option
+@click.pass_context
+def kick(context: click.Context, /, session: str | None, *, as_json: bool, **which: str | None) -> None:
+    """End sessions: one by its id, or all that match the options."""
+    answer = ask(context, "kick", session=session, **which)
+    if as_json:
+        output.print_json(answer)
+    elif not context.obj["quiet"]:
+        print(f"{answer['kicked']} sessions ended")
+    if not answer["kicked"]:
+        sys.exit(output.EXIT_FAILED)
+
+
+@click.group("persist")
+def persist() -> None:
+    """Move or delete the binding of a user (or a source address)."""
+
+
+method_option = click.option(
+    "--method", type=click.Choice(["rdp-cookie", "source-ip"]), help="The kind of key; found by itself."
+)
+
+
+@persist.command("move")
+@click.argument("key")
+@click.argument("server")
+@method_option
+@service_option
+@click.pass_context
+def persist_move(
+    context: click.Context, key: str, server: str, method: str | None, service: str | None
+) -> None:
+    """Send KEY (a user, or an address) to SERVER from its next connection on."""
+    answer = ask(context, "persist-move", key=key, server=server, service=service, method=method)
+    if not context.obj["quiet"]:
+        print(f"{key} goes to {answer['server']} from its next connection on")
+
+
+@persist.command("delete")
+@click.argument("key")
+@method_option
+@service_option
+@click.pass_context
+def persist_delete(context: click.Context, key: str, method: str | None, service: str | None) -> None:
+    """Forget where KEY (a user, or an address) belongs."""
+    answer = ask(context, "persist-delete", key=key, service=service, method=method)
+    if not context.obj["quiet"]:
+        print(f"{answer['deleted']} bindings of {key} deleted")
+
+
+@click.command("reload")
+@click.option("--wait", is_flag=True, help="Return when every new server has been checked.")
+@json_option
+@click.pass_context
+def reload_config(context: click.Context, *, wait: bool, as_json: bool) -> None:
+    """Read the configuration anew and apply what differs, whole or not at all."""
+    changes = ask(context, "reload")
+    while wait and any(row["health"] == "checking" for row in ask(context, "servers")):
+        time.sleep(_POLL_S)
+    if as_json:
+        output.print_json(changes)
+    elif not context.obj["quiet"]:
+        said = [f"{name.replace('_', ' ')}: {', '.join(names)}" for name, names in changes.items() if names]
+        print("reloaded; " + ("; ".join(said) or "nothing in the farm differs"))
+
+
+COMMANDS = [
+    _state_command("drain", "Give SERVER no new users; those who are bound to it still come back."),
+    _state_command("halt", "Give SERVER nobody at all; live sessions stay."),
+    _state_command("online", "Give SERVER users again."),
+    set_weight,
+    kick,
+    persist,
+    reload_config,
+]

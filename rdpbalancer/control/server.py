@@ -1,0 +1,74 @@
+"""The router's end of the control socket."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, VERSION, Answer, Failure, Request, encode
+from rdpbalancer.errors import RdpBalancerError
+
+Verb = Callable[..., Awaitable[Any]]
+
+
+class ControlServer:
+    """Answers requests by calling the verb of that name with the request's parameters."""
+
+    def __init__(self, verbs: Mapping[str, Verb], *, on_error: Callable[[str, Exception], None]) -> None:
+        self._verbs = verbs
+        self._on_error = on_error
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.StreamWriter] = set()
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on a listening Unix socket."""
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST_BYTES)
+
+    async def stop(self) -> None:
+        """Stop serving; the socket file stays, it belongs to the supervisor."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._clients):
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
+        try:
+            while line := await reader.readline():
+                writer.write(encode(await self._answer(line)))
+                await writer.drain()
+        except (OSError, ValueError):  # ValueError: a line beyond MAX_REQUEST_BYTES
+            return
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, line: bytes) -> Answer:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+        except msgspec.MsgspecError as error:
+            return _failure("bad-request", f"not a request: {error}")
+        if request.v != VERSION:
+            return _failure("version", f"this service speaks version {VERSION}, not {request.v}")
+        verb = self._verbs.get(request.verb)
+        if verb is None:
+            return _failure("unknown-verb", f"there is no verb {request.verb!r}")
+        try:
+            return Answer(ok=True, result=await verb(**request.params))
+        except RdpBalancerError as error:
+            return _failure(error.code, str(error))
+        except TypeError as error:
+            return _failure("bad-parameters", f"{request.verb}: {error}")
+        except Exception as error:  # noqa: BLE001 (the operator gets an answer, and the log the traceback)
+            self._on_error(request.verb, error)
+            return _failure("internal", f"{request.verb} failed: {error!r}; the log says more")
+
+
+def _failure(code: str, message: str) -> Answer:
+    return Answer(ok=False, error=Failure(code, message))

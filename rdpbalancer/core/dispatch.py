@@ -1,0 +1,321 @@
+"""Dispatch: farm, statuses, ledger, bindings and queues put together, as the verbs of a connection's life.
+
+This is the whole state that decides. It is changed only by these verbs, each of which is atomic because none
+of them waits; time is an argument everywhere.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from rdpbalancer.core import status as st
+from rdpbalancer.core.farm import Farm, RealServer, VirtualService
+from rdpbalancer.core.ledger import Lease, Ledger, LiveSession
+from rdpbalancer.core.persist import Derived, Store, derive
+from rdpbalancer.core.route import (
+    Decision,
+    Go,
+    Query,
+    SchedulerState,
+    View,
+    Wait,
+    names_server,
+    route,
+    takes_queued,
+)
+from rdpbalancer.core.schedule import Random
+from rdpbalancer.core.status import ServerStatus
+from rdpbalancer.core.waiting import Waiter, WaitingLine
+from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId, SessionFacts
+
+
+@dataclass(slots=True)
+class _ServiceState:
+    """What a virtual service keeps over a reload."""
+
+    bindings: Store
+    scheduler: SchedulerState
+    line: WaitingLine = field(default_factory=WaitingLine)
+    collisions_told: set[Key] = field(default_factory=set)
+
+
+# Cookie keys whose collision has been reported. Forgetting them all at once only repeats some warnings.
+_MAX_TOLD = 10_000
+
+
+class Dispatcher:
+    """Where every connection asks for its server, and tells what became of it."""
+
+    def __init__(self, *, open_store: Callable[[VirtualService], Store], rng: Random) -> None:
+        self.farm = Farm()
+        self.ledger = Ledger()
+        self.ledger.on_free = self._place_freed
+        self.statuses: dict[ServerId, ServerStatus] = {}
+        self._services: dict[str, _ServiceState] = {}
+        self._open_store = open_store
+        self._rng = rng
+        self._now = 0.0
+
+    # ---- the farm ----------------------------------------------------------------------------------
+
+    def apply(self, farm: Farm, *, now: float) -> None:
+        """Take a new farm into use. What is known of servers and services that stay is kept."""
+        self.farm = farm
+        for name, service in farm.services.items():
+            state = self._services.get(name)
+            if state is None:
+                self._services[name] = _ServiceState(self._open_store(service), SchedulerState(self._rng))
+            else:
+                state.bindings.resize(service.persistence.max_entries)
+        for name in [name for name in self._services if name not in farm.services]:
+            state = self._services.pop(name)
+            _look_again(state.line)
+        servers = farm.servers()
+        for server in [server for server in self.statuses if server not in servers]:
+            del self.statuses[server]
+        for server in servers:
+            self.statuses.setdefault(server, ServerStatus(changed_at=now))
+        for state in self._services.values():
+            for gone in [server for server in state.scheduler.wheel if server not in servers]:
+                del state.scheduler.wheel[gone]
+        self.look_again(farm.services, now=now)
+
+    def set_status(self, server: ServerId, status: ServerStatus, *, now: float) -> None:
+        """Record a server's new status, and let the queue look again if it could matter to it."""
+        self.statuses[server] = status
+        self.look_again((server.service,), now=now)
+
+    def look_again(self, services: Iterable[str], *, now: float) -> None:
+        """Let all who wait in these services' queues ask again, in their order."""
+        self._now = now
+        for name in services:
+            _look_again(self._services[name].line)
+
+    def bindings(self, service: str) -> Store:
+        """Return the service's store of bindings."""
+        return self._services[service].bindings
+
+    def queue_length(self, service: str, server: ServerId | None = None) -> int:
+        """Return how many wait in the service's queue, or of these for that very server."""
+        line = self._services[service].line
+        return len(line) if server is None else line.waiting_for(server)
+
+    def views(self, service: VirtualService, *, now: float) -> list[View]:
+        """Return every server of the service as it is now, in the configuration's order."""
+        return [self._view(service, server, now) for server in service.servers]
+
+    def _view(self, service: VirtualService, server: RealServer, now: float) -> View:
+        status = self.statuses[server.id]
+        weight = st.effective_weight(server, status, slow_start_s=service.slow_start_s, now=now)
+        return View(server, status, self.ledger.load(server.id), weight)
+
+    # ---- a connection's way ------------------------------------------------------------------------
+
+    def derive(self, service: VirtualService, *, cookie: str | None, source: str) -> Derived:
+        """Return the connection's persistence key."""
+        return derive(
+            service.persistence,
+            cookie=cookie,
+            source=source,
+            collides=lambda key: self.collides(service, key),
+        )
+
+    def collides(self, service: VirtualService, key: Key) -> bool:
+        """Whether a cookie key has live sessions from more sources than one person has."""
+        if key.method is not Method.RDP_COOKIE:
+            return False
+        return self.ledger.sources_of(service.name, key) > service.persistence.collision_sources
+
+    def first_collision(self, service: str, key: Key) -> bool:
+        """Whether this key's collision is reported for the first time."""
+        told = self._services[service].collisions_told
+        if key in told:
+            return False
+        if len(told) >= _MAX_TOLD:
+            told.clear()
+        told.add(key)
+        return True
+
+    def decide(
+        self,
+        service: VirtualService,
+        *,
+        source: str,
+        token: Endpoint | None,
+        key: Key | None,
+        tried: frozenset[ServerId],
+        now: float,
+    ) -> tuple[Decision, bool]:
+        """Return where the connection goes now, and whether its routing token could not be followed."""
+        query = Query(source, token, key, self._bound(service, key, now), tried)
+        state = self._services[service.name].scheduler
+        return route(query, service, self.views(service, now=now), state)
+
+    def take(self, service: VirtualService, go: Go, key: Key | None, *, now: float) -> Lease | None:
+        """Reserve a place for the decision and claim the key for it.
+
+        None: the key is somebody else's claim by now (a shared store); decide again.
+        """
+        bound_key = key if go.binds else None
+        lease = self.ledger.lease(go.server, bound_key)
+        return lease if self._claim(service, go, lease, now) else None
+
+    def settle(
+        self,
+        service: VirtualService,
+        lease: Lease,
+        *,
+        wanted: Wait,
+        token: Endpoint | None,
+        key: Key | None,
+        tried: frozenset[ServerId],
+        now: float,
+    ) -> Go | None:
+        """Make a granted place the connection's own.
+
+        None: its key has been bound elsewhere while it waited; the place is given back, decide again.
+        """
+        bound = self._bound(service, key, now)
+        server = service.server(lease.server.name)
+        if server is None:
+            self.ledger.release(lease)
+            return None
+        view = self._view(service, server, now)
+        if wanted.server is not None and token is not None and names_server(view, token):
+            return Go(lease.server, Reason.TOKEN)
+        if bound is not None and bound != server.id.name and self._usable_bound(service, bound):
+            self.ledger.release(lease)
+            return None
+        if bound == server.id.name:
+            reason = Reason.SOURCE_IP if key and key.method is Method.SOURCE_IP else Reason.COOKIE
+        elif server.backup:
+            reason = Reason.BACKUP
+        else:
+            reason = Reason.REDISPATCH if bound is not None or tried else Reason.SCHEDULED
+        go = Go(lease.server, reason, binds=key is not None, replacing=bound)
+        self.ledger.set_key(lease, key)
+        return go if self._claim(service, go, lease, now) else None
+
+    def _claim(self, service: VirtualService, go: Go, lease: Lease, now: float) -> bool:
+        if lease.key is None:
+            return True
+        hold_s = service.timeouts.connect_s + service.timeouts.confirm_s
+        bindings = self._services[service.name].bindings
+        holder = bindings.claim(lease.key, go.server.name, now=now, hold_s=hold_s, replacing=go.replacing)
+        if holder == go.server.name:
+            return True
+        self.ledger.release(lease)
+        return False
+
+    def give_back(self, lease: Lease, *, now: float) -> None:
+        """The server failed, or the client left: free the place, and the claim unless others use it."""
+        self._now = now
+        if not lease.held:
+            return
+        self.ledger.release(lease)
+        state = self._services.get(lease.server.service)
+        if state is None or lease.key is None:
+            return
+        if not self.ledger.uses(lease.server.service, lease.key):
+            state.bindings.release(lease.key, lease.server.name, now=now)
+
+    def confirm(self, lease: Lease, *, now: float) -> None:
+        """The server has answered with a Connection Confirm: the claim becomes a binding."""
+        state = self._services.get(lease.server.service)
+        if state is not None and lease.key is not None:
+            state.bindings.confirm(lease.key, lease.server.name, now=now)
+
+    def disclaim(self, lease: Lease, *, now: float) -> None:
+        """The server has answered, but not with a Connection Confirm: the place stays, the claim goes."""
+        key = lease.key
+        self.ledger.set_key(lease, None)
+        state = self._services.get(lease.server.service)
+        if state is None or key is None:
+            return
+        if not self.ledger.uses(lease.server.service, key):
+            state.bindings.release(key, lease.server.name, now=now)
+
+    def close(self, session_id: str, *, now: float) -> LiveSession | None:
+        """A session has ended: free its place; its binding's time starts if it was the key's last."""
+        self._now = now
+        session = self.ledger.close(session_id)
+        if session is None:
+            return None
+        key, service = session.facts.binding_key, session.facts.service
+        state = self._services.get(service)
+        if key is not None and state is not None and not self.ledger.live_of(service, key):
+            ttl_s = self.farm.services[service].persistence.timeout_s
+            state.bindings.touch(key, now=now, ttl_s=ttl_s)
+            state.collisions_told.discard(key)
+        return session
+
+    def restore(self, facts: SessionFacts, *, relay: int, place: object, now: float) -> LiveSession:
+        """A relay holds this session already: enter it, and pin its binding."""
+        session = self.ledger.restore(facts, relay=relay, place=place)
+        state = self._services.get(facts.service)
+        if state is not None and (key := facts.binding_key) is not None:
+            bound = state.bindings.get(key, now=now)
+            if bound is None or bound.server == facts.server:
+                state.bindings.confirm(key, facts.server, now=now)
+        return session
+
+    def unpin_unused(self, *, now: float) -> None:
+        """Start the time of bindings that were pinned by sessions which no longer live (after a restart)."""
+        for name, state in self._services.items():
+            ttl_s = self.farm.services[name].persistence.timeout_s
+            pinned = [entry.key for entry in state.bindings.entries(now=now) if entry.expires_at is None]
+            for key in pinned:
+                if not self.ledger.uses(name, key):
+                    state.bindings.touch(key, now=now, ttl_s=ttl_s)
+
+    # ---- the queue ---------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        service: str,
+        server: ServerId | None,
+        grant: Callable[[Lease | None], None],
+        *,
+        ticket: int | None,
+    ) -> Waiter:
+        """Join the service's queue."""
+        return self._services[service].line.join(server, grant, ticket=ticket)
+
+    def leave(self, service: str, waiter: Waiter) -> None:
+        """Leave the queue."""
+        state = self._services.get(service)
+        if state is not None:
+            state.line.leave(waiter)
+
+    def _place_freed(self, server_id: ServerId) -> None:
+        """Give a freed place to the first in the queue whom it suits."""
+        service = self.farm.services.get(server_id.service)
+        server = service.server(server_id.name) if service else None
+        if service is None or server is None:
+            return
+        line = self._services[service.name].line
+        while len(line):
+            views = self.views(service, now=self._now)
+            view = next(view for view in views if view.server is server)
+            if view.full or not st.takes_token(view.status):
+                return
+            waiter = line.next_for(server_id, takes_new=takes_queued(view, views))
+            if waiter is None:
+                return
+            waiter.grant(self.ledger.lease(server_id, None))
+
+    # ---- small questions ---------------------------------------------------------------------------
+
+    def _bound(self, service: VirtualService, key: Key | None, now: float) -> str | None:
+        if key is None:
+            return None
+        binding = self._services[service.name].bindings.get(key, now=now)
+        return binding.server if binding else None
+
+    def _usable_bound(self, service: VirtualService, name: str) -> bool:
+        status = self.statuses.get(ServerId(service.name, name))
+        return status is not None and st.takes_bound(status)
+
+
+def _look_again(line: WaitingLine) -> None:
+    for waiter in line.drain():
+        waiter.grant(None)

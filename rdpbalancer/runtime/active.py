@@ -1,0 +1,57 @@
+"""The configuration in use, kept in the runtime folder.
+
+A router that starts anew while somebody is half way through editing the file must start with what was in use.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdpbalancer.settings.load import load_with_text, loads
+from rdpbalancer.settings.schema import Settings
+
+FILE_NAME = "active.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A configuration that has been found good. `path`: the file as the operator names it.
+
+    `text`: one file's worth of configuration that says the same, variables and conf.d included.
+    """
+
+    path: Path
+    settings: Settings
+    text: str
+
+
+def read(path: Path, *, environ: Mapping[str, str]) -> Active:
+    """Read the operator's file. Raises ConfigurationErrors."""
+    settings, text = load_with_text(path, environ=environ)
+    return Active(path, settings, text)
+
+
+def keep(active: Active) -> Path:
+    """Keep a configuration as the one in use, and return where. Raises OSError."""
+    file = active.settings.global_.runtime_dir / FILE_NAME
+    fresh = file.with_name(f".{FILE_NAME}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.write(active.text)
+    fresh.rename(file)
+    return file
+
+
+def kept(file: Path, path: Path) -> Active:
+    """Read back what `keep` wrote. Raises ConfigurationErrors, OSError."""
+    text = file.read_text(encoding="utf-8")
+    return Active(path, loads(text, name=str(file)), text)
+
+
+def relay_count(settings: Settings) -> int:
+    """Return the number of relay processes; 0: the router relays itself."""
+    relays = settings.global_.relays
+    if isinstance(relays, int):
+        return relays
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,88 @@
+"""Keeping the books of live sessions: what relays report, to ledger, bindings, places and records."""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from rdpbalancer.core.admission import Admission, Place
+from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.ledger import LiveSession
+from rdpbalancer.errors import ChannelError
+from rdpbalancer.model import CloseReason, CloseSide, SessionEnd, SessionFacts, SessionRecord
+from rdpbalancer.relay.messages import Ended, SessionState
+from rdpbalancer.telemetry.account import Account
+from rdpbalancer.telemetry.events import Events
+
+_FACTS = msgspec.msgpack.Decoder(SessionFacts)
+
+
+class Keeper:
+    """Implements `relay.pool.RelayEvents`: exactly one record for each session, whatever happens to it."""
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        admission: Admission,
+        account: Account,
+        events: Events,
+        clock: Callable[[], float],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._admission = admission
+        self._account = account
+        self._events = events
+        self._clock = clock
+
+    def session_live(self, state: SessionState, relay: int) -> None:
+        """A relay held this session before this router began."""
+        if state.id in self._dispatcher.ledger:
+            return
+        facts = _FACTS.decode(state.facts)
+        place = self._admission.restore(facts.service, facts.source)
+        session = self._dispatcher.restore(facts, relay=relay, place=place, now=self._clock())
+        session.bytes_up, session.bytes_down = state.bytes_up, state.bytes_down
+
+    def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
+        """A session's byte counts."""
+        session = self._dispatcher.ledger.get(session_id)
+        if session is not None:
+            self._count(session, bytes_up, bytes_down)
+
+    def session_ended(self, ended: Ended, relay: int) -> None:
+        """A session has ended."""
+        session = self._dispatcher.close(ended.id, now=self._clock())
+        facts = session.facts if session is not None else _FACTS.decode(ended.facts)
+        if session is not None:
+            self._count(session, ended.bytes_up, ended.bytes_down)
+            self._give_place_back(session)
+        end = SessionEnd(
+            ended.close_reason, ended.close_side, ended.bytes_up, ended.bytes_down, ended.ended_at
+        )
+        self._account.closed(SessionRecord(facts, end, relay))
+
+    def relay_lost(self, relay: int, error: ChannelError | None) -> None:
+        """A relay is gone, and its sessions with it."""
+        lost = [session for session in self._dispatcher.ledger if session.relay == relay]
+        detail = str(error) if error else "it ended"
+        self._events.error("relay_lost", relay=relay, sessions=len(lost), detail=detail)
+        for session in lost:
+            self._dispatcher.close(session.facts.id, now=self._clock())
+            self._give_place_back(session)
+            end = SessionEnd(
+                CloseReason.RELAY_LOST,
+                CloseSide.BALANCER,
+                session.bytes_up,
+                session.bytes_down,
+                time.time(),
+            )
+            self._account.closed(SessionRecord(session.facts, end, relay))
+
+    def _count(self, session: LiveSession, bytes_up: int, bytes_down: int) -> None:
+        self._account.moved(session.facts, bytes_up - session.bytes_up, bytes_down - session.bytes_down)
+        session.bytes_up, session.bytes_down = bytes_up, bytes_down
+
+    def _give_place_back(self, session: LiveSession) -> None:
+        if isinstance(session.place, Place):
+            self._admission.release(session.place)

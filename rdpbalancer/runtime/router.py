@@ -1,0 +1,378 @@
+"""The router process: the composition root, where everything that decides is put together.
+
+It takes listening sockets and relays from the supervisor, and connections from the listeners. When it dies
+the next one learns every live session from the relays, and the operator's words and bindings from the store.
+"""
+
+import asyncio
+import os
+import random
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rdpbalancer.control.server import ControlServer
+from rdpbalancer.core.admission import Admission
+from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.farm import Farm, VirtualService
+from rdpbalancer.core.persist import Store
+from rdpbalancer.errors import ConfigurationError, StoreError
+from rdpbalancer.model import CloseReason, ServerId
+from rdpbalancer.net.accept import Acceptor
+from rdpbalancer.relay.channel import Channel
+from rdpbalancer.relay.pool import InlineRelay, RelayPool
+from rdpbalancer.runtime import messages
+from rdpbalancer.runtime.active import Active, relay_count
+from rdpbalancer.runtime.keeper import Keeper
+from rdpbalancer.runtime.listeners import wanted_listeners
+from rdpbalancer.runtime.operator import Operator
+from rdpbalancer.runtime.reload import Reloader
+from rdpbalancer.runtime.views import Views
+from rdpbalancer.runtime.watch import Watch
+from rdpbalancer.session import Sessions
+from rdpbalancer.settings.build import farm_of
+from rdpbalancer.stores.journal import run_journal
+from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.tasks import cancel_and_wait, spawn
+from rdpbalancer.telemetry import logs
+from rdpbalancer.telemetry.account import Account
+from rdpbalancer.telemetry.events import Events
+from rdpbalancer.telemetry.exporter import Exporter
+from rdpbalancer.telemetry.metrics import Metrics
+
+_LAG_INTERVAL_S = 0.5
+_EXPIRE_INTERVAL_S = 1.0
+_LAST_RECORDS_S = 2.0
+
+
+class Router:
+    """One router process."""
+
+    def __init__(self, supervisor: socket.socket, active: Active) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._active = active
+        self._settings = active.settings
+        self._configure_logs()
+        self.events = Events()
+        self.metrics = Metrics()
+        state_dir = self._settings.global_.state_dir
+        users = logs.UserNames(self._settings.global_.log.user, logs.installation_key(state_dir))
+        self.account = Account(self.metrics, users)
+        self.database = self._open_database(state_dir / "state.db")
+        # S311 below: the scheduler's chance decides who shares a server, it guards nothing.
+        self.dispatcher = Dispatcher(open_store=self._open_store, rng=random.Random())  # noqa: S311
+        self.admission = Admission(max_half_open=self._settings.global_.limits.max_half_open)
+        keeper = Keeper(
+            dispatcher=self.dispatcher,
+            admission=self.admission,
+            account=self.account,
+            events=self.events,
+            clock=self._clock,
+        )
+        inline = relay_count(self._settings) == 0
+        self.relays: RelayPool | InlineRelay = InlineRelay(keeper) if inline else RelayPool(keeper)
+        self.watch = Watch(
+            dispatcher=self.dispatcher,
+            metrics=self.metrics,
+            events=self.events,
+            clock=self._clock,
+            kick=self._kick_server,
+        )
+        self.bound_names: dict[str, str] = {}
+        self.views = Views(
+            self.dispatcher,
+            clock=self._clock,
+            checks_failed=self.watch.checks_failed,
+            bound_names=self.bound_names,
+        )
+        self.operator = Operator(
+            dispatcher=self.dispatcher,
+            watch=self.watch,
+            views=self.views,
+            events=self.events,
+            overrides=self.database,
+            kick=self.relays.kick,
+            clock=self._clock,
+        )
+        self.sessions = Sessions(
+            dispatcher=self.dispatcher,
+            admission=self.admission,
+            relays=self.relays,
+            metrics=self.metrics,
+            account=self.account,
+            dial_failed=self.watch.dial_failed,
+        )
+        self.reloader = Reloader(self, active)
+        self._listeners: dict[str, socket.socket] = {}
+        self._acceptors: dict[str, Acceptor] = {}
+        self._exporter: Exporter | None = None
+        self._control: ControlServer | None = None
+        self._begun = asyncio.Event()
+        self._stop_s: float | None = None
+        self._stopping = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._started_at = time.time()
+        self._accepting = False
+        self.supervisor = Channel(
+            supervisor, messages.TO_ROUTER, on_message=self._heard, on_close=self._orphaned
+        )
+
+    # ---- life --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until the supervisor says stop, or is gone."""
+        await self._begun.wait()
+        background = [
+            spawn(self._write_journal(), name="journal"),
+            spawn(self._expire(), name="expire bindings"),
+            spawn(self._measure_lag(), name="event loop lag"),
+        ]
+        try:
+            await self._start()
+            await self._stopping.wait()
+            await self._drain()
+        finally:
+            await self.watch.stop()
+            await cancel_and_wait(*background)
+            self.database.close()
+            self.relays.close()
+            self.supervisor.close()
+
+    async def _start(self) -> None:
+        await self.take_farm(farm_of(self._settings))
+        self.operator.restore(self.dispatcher.statuses.keys())
+        # Whoever lives must be known before anybody new is placed: exact loads, and every user's desktop.
+        await self.relays.introduced()
+        self.dispatcher.unpin_unused(now=self._clock())
+        self.metrics.observe_state(
+            lambda: self.views.snapshot(relays=self.relays.sessions(), half_open=self.admission.half_open)
+        )
+        self.metrics.reload_successful.set(1)
+        self.metrics.reload_timestamp.set(time.time())
+        await self._start_control()
+        # A server that has not been checked yet takes nobody; its users would be sent elsewhere.
+        timeouts = [server.health.timeout_s for server in self.dispatcher.farm.servers().values()]
+        await self.watch.checked_once(timeout_s=max(timeouts) + 0.5)
+        self._accepting = True
+        self.apply_listeners()
+        self.events.info("router_ready", sessions=len(self.dispatcher.ledger), pid=os.getpid())
+        self.supervisor.send(messages.Ready(self.status_line()))
+
+    async def take_farm(self, farm: Farm) -> None:
+        """Take a farm into use, at start and at each reload."""
+        resolve_interval_s = self._settings.global_.resolve_interval
+        await self.watch.apply(farm, resolve_interval_s=resolve_interval_s)
+
+    def take_settings(self, active: Active) -> None:
+        """Take the settings of a reload into use, all but the farm."""
+        self._active = active
+        self._settings = active.settings
+        self.admission.max_half_open = self._settings.global_.limits.max_half_open
+        self.account.users = logs.UserNames(
+            self._settings.global_.log.user, logs.installation_key(self._settings.global_.state_dir)
+        )
+        self._configure_logs()
+
+    async def _drain(self) -> None:
+        """Accept no more; let sessions end by themselves for a while, then end them, each with its record."""
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        drain_s = self._stop_s or 0.0
+        self.events.info("router_stopping", sessions=len(self.dispatcher.ledger), drain_s=drain_s)
+        await self._until_empty(drain_s, give_up=self._stop_now)
+        for server in self.dispatcher.ledger.servers():
+            self.operator.kick_server(server, CloseReason.SHUTDOWN)
+        await self._until_empty(_LAST_RECORDS_S, give_up=asyncio.Event())
+        if self._control is not None:
+            await self._control.stop()
+        if self._exporter is not None:
+            await self._exporter.stop()
+
+    async def _until_empty(self, timeout_s: float, *, give_up: asyncio.Event) -> None:
+        deadline_at = self._clock() + timeout_s
+        while len(self.dispatcher.ledger) and (left_s := deadline_at - self._clock()) > 0:
+            try:
+                async with asyncio.timeout(min(left_s, 0.1)):
+                    await give_up.wait()
+            except TimeoutError:
+                continue
+            return
+
+    # ---- the supervisor's words --------------------------------------------------------------------
+
+    def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
+        match message:
+            case messages.Hello() if message.version != messages.PROTOCOL_VERSION:
+                raise SystemExit(f"router: the supervisor speaks version {message.version}")
+            case messages.Listener():
+                self._listeners[message.name] = sockets[0]
+            case messages.RelayUp():
+                if isinstance(self.relays, RelayPool):
+                    self.relays.add(message.pid, sockets[0])
+            case messages.Begin():
+                self._begun.set()
+            case messages.Ping():
+                self.supervisor.send(messages.Pong(message.number))
+            case messages.Reload():
+                spawn(self.reloader.reload_quietly(), name="reload")
+            case messages.Granted():
+                self.reloader.granted(message)
+            case messages.Stop():
+                self._stop(message.drain_s)
+
+    def _stop(self, drain_s: float) -> None:
+        if self._stop_s is not None or not drain_s:
+            self._stop_now.set()
+        self._stop_s = drain_s
+        self._stopping.set()
+
+    def _orphaned(self) -> None:
+        self.events.error("supervisor_lost", detail="the supervisor has ended; so does the router")
+        self._stop(0.0)
+
+    # ---- listeners ---------------------------------------------------------------------------------
+
+    def apply_listeners(self) -> None:
+        """Accept on the listeners of the farm in use, and stop on those that are not its any more."""
+        wanted = wanted_listeners(self._settings)
+        for name in [name for name in self._acceptors if name not in wanted]:
+            self._acceptors.pop(name).close()
+            self._listeners.pop(name, None)
+            self.bound_names.pop(name, None)
+        for service in self.dispatcher.farm.services.values():
+            for endpoint in service.listen:
+                self._accept(service.name, f"{service.name} {endpoint}")
+        spawn(self._apply_exporter(), name="metrics listener")
+
+    def _accept(self, service: str, name: str) -> None:
+        if name in self._acceptors or name not in self._listeners:
+            return
+        listener = self._listeners[name]
+        host, port = listener.getsockname()[:2]
+        self.bound_names[name] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+        def connected(sock: socket.socket, address: Any) -> None:
+            self.sessions.connected(self.dispatcher.farm.services[service], sock, address)
+
+        def short(error: OSError) -> None:
+            self.metrics.accept_pauses.labels(service).inc()
+            self.events.error("accept_paused", service=service, detail=str(error))
+
+        acceptor = Acceptor(listener, on_connection=connected, on_shortage=short)
+        self._acceptors[name] = acceptor
+        if self._accepting:
+            acceptor.start()
+
+    async def _apply_exporter(self) -> None:
+        name = f"metrics {self._settings.global_.metrics.listen}"
+        listener = self._listeners.pop(name, None)
+        outdated = listener is not None or self._settings.global_.metrics.listen is None
+        if outdated and self._exporter is not None:
+            await self._exporter.stop()
+            self._exporter = None
+        if listener is not None:
+            self._exporter = Exporter(self.metrics.registry)
+            await self._exporter.start(listener)
+
+    async def _start_control(self) -> None:
+        verbs = {
+            **self.operator.verbs(),
+            "status": self._status,
+            "reload": self.reloader.reload,
+            "ping": self._ping,
+        }
+        self._control = ControlServer(verbs, on_error=self._control_failed)
+        await self._control.start(self._listeners["control"])
+
+    def _control_failed(self, verb: str, error: Exception) -> None:
+        logs.get().error("internal_error", verb=verb, exc_info=error)
+
+    async def _ping(self) -> str:
+        return "pong"
+
+    async def _status(self) -> dict[str, Any]:
+        servers = self.views.servers()
+        return {
+            "status": "stopping" if self._stopping.is_set() else "running" if self._accepting else "starting",
+            "pid": os.getppid(),
+            "router": os.getpid(),
+            "router_started": self._started_at,
+            "relays": {str(pid): sessions for pid, sessions in self.relays.sessions().items()},
+            "sessions": len(self.dispatcher.ledger),
+            "half_open": self.admission.half_open,
+            "config": str(self._active.path),
+            "services": self.views.services(),
+            "servers": servers,
+        }
+
+    def _kick_server(self, server: ServerId, reason: CloseReason) -> int:
+        return self.operator.kick_server(server, reason)
+
+    def status_line(self) -> str:
+        """Return the one line that the service manager shows."""
+        services = self.views.services()
+        usable = sum(service["servers_usable"] for service in services)
+        total = sum(service["servers_total"] for service in services)
+        return f"{len(self.dispatcher.ledger)} sessions, {usable} of {total} real servers usable"
+
+    # ---- background --------------------------------------------------------------------------------
+
+    def _configure_logs(self) -> None:
+        log = self._settings.global_.log
+        logs.configure(log_format=log.format, level=log.level, file=log.file, process="router")
+
+    def _open_database(self, path: Path) -> Database:
+        database = Database.open(path, now=self._clock(), wall=time.time())
+        if database.recovered_from is not None:
+            detail = f"the damaged file was moved to {database.recovered_from}; bindings begin anew"
+            self.events.error("state_damaged", detail=detail)
+        return database
+
+    def _open_store(self, service: VirtualService) -> Store:
+        return self.database.bindings(service.name, max_entries=service.persistence.max_entries)
+
+    async def _write_journal(self) -> None:
+        failing = False
+
+        def failed(error: StoreError) -> None:
+            nonlocal failing
+            self.metrics.store_failures.inc()
+            if not failing:
+                failing = True
+                self.events.error("state_not_written", detail=str(error))
+
+        def written() -> None:
+            nonlocal failing
+            if failing:
+                failing = False
+                self.events.info("state_written_again")
+
+        await run_journal(
+            self.database, clock=self._clock, wall=time.time, on_error=failed, on_success=written
+        )
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_INTERVAL_S)
+            for name in self.dispatcher.farm.services:
+                self.dispatcher.bindings(name).expire(now=self._clock())
+
+    async def _measure_lag(self) -> None:
+        while True:
+            due_at = self._clock() + _LAG_INTERVAL_S
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            self.metrics.loop_lag.observe(max(0.0, self._clock() - due_at))
+
+    def refuse_running_changes(self, active: Active) -> None:
+        """Raise ConfigurationError for what cannot change while the service runs."""
+        for name in ("state_dir", "runtime_dir"):
+            if getattr(active.settings.global_, name) != getattr(self._settings.global_, name):
+                message = f"global.{name} cannot change while the service runs: restart it"
+                raise ConfigurationError("restart-needed", message)
+        if (relay_count(active.settings) == 0) != isinstance(self.relays, InlineRelay):
+            message = "global.relays cannot change to or from 0 while the service runs: restart it"
+            raise ConfigurationError("restart-needed", message)

@@ -1,0 +1,246 @@
+"""Watching the farm: monitors and name resolution in, server statuses and their consequences out."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rdpbalancer.core import status as st
+from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.farm import Farm, RealServer
+from rdpbalancer.core.feedback import AgentReport, AgentState, apply, not_heard
+from rdpbalancer.core.health import HealthState, observe
+from rdpbalancer.core.status import Override, ServerStatus
+from rdpbalancer.errors import ServerError
+from rdpbalancer.health.monitor import Monitor
+from rdpbalancer.health.probe import CheckResult
+from rdpbalancer.model import CloseReason, Endpoint, Health, ServerId
+from rdpbalancer.net.resolve import literal, resolve
+from rdpbalancer.tasks import cancel_and_wait, spawn
+from rdpbalancer.telemetry.events import Events
+from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.wire.proxy import build_proxy
+
+Kick = Callable[[ServerId, CloseReason], int]
+# The source a health check speaks for where a PROXY header is wanted: the balancer itself.
+_OURSELVES = Endpoint("127.0.0.1", 1)
+
+
+class Watch:
+    """Keeps every server's status true. The only writer of `Dispatcher.statuses`."""
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        events: Events,
+        clock: Callable[[], float],
+        kick: Kick,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._events = events
+        self._clock = clock
+        self._kick = kick
+        self._rng = random.Random()  # noqa: S311 (jitter of probes, not a secret)
+        self._monitors: dict[ServerId, Monitor] = {}
+        self._names: asyncio.Task[None] | None = None
+        self._all_checked = asyncio.Event()
+        self.checks_failed: dict[ServerId, int] = {}
+        self.agent_failing: set[ServerId] = set()
+
+    # ---- life --------------------------------------------------------------------------------------
+
+    async def apply(self, farm: Farm, *, resolve_interval_s: float) -> None:
+        """Take a farm into use, whole: names are resolved first, then everything changes at once.
+
+        Monitors of servers that stay as they are go on; others are started, stopped or renewed.
+        """
+        servers = farm.servers()
+        stale = [
+            monitor
+            for server_id, monitor in self._monitors.items()
+            if servers.get(server_id) != monitor.server or _preamble(farm, server_id) != monitor.preamble
+        ]
+        kept = self._monitors.keys() - {monitor.server.id for monitor in stale}
+        fresh = [server for server_id, server in servers.items() if server_id not in kept]
+        found = await asyncio.gather(*(resolve(server.address.host) for server in fresh))
+        await asyncio.gather(*(monitor.stop() for monitor in stale))
+        for monitor in stale:
+            del self._monitors[monitor.server.id]
+        self._dispatcher.apply(farm, now=self._clock())
+        for server, addresses in zip(fresh, found, strict=True):
+            self._resolved(server.id, addresses)
+            self._start(server)
+        if self._names is not None:
+            await cancel_and_wait(self._names)
+        self._names = spawn(self._resolve_again(resolve_interval_s), name="resolve names")
+
+    def _start(self, server: RealServer) -> None:
+        preamble = _preamble(self._dispatcher.farm, server.id)
+        monitor = Monitor(server, self, rng=self._rng, preamble=preamble)
+        self._monitors[server.id] = monitor
+        if server.agent is None:
+            self._update(server.id, agent=AgentState())
+        monitor.start()
+
+    async def checked_once(self, *, timeout_s: float) -> None:
+        """Wait until no server is being checked for the first time, but not longer than `timeout_s`."""
+        self._all_checked.clear()
+        self._see_whether_all_checked()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._all_checked.wait()
+        except TimeoutError:
+            return
+
+    def _see_whether_all_checked(self) -> None:
+        statuses = self._dispatcher.statuses.values()
+        if not any(status.health.health is Health.CHECKING for status in statuses):
+            self._all_checked.set()
+
+    async def stop(self) -> None:
+        """Stop watching."""
+        if self._names is not None:
+            await cancel_and_wait(self._names)
+        await asyncio.gather(*(monitor.stop() for monitor in self._monitors.values()))
+        self._monitors.clear()
+
+    # ---- what monitors ask and tell (health.monitor.Watched) ---------------------------------------
+
+    def addresses_of(self, server: ServerId) -> Sequence[str]:
+        """Return the server's resolved addresses."""
+        return self._dispatcher.statuses[server].addresses
+
+    def health_of(self, server: ServerId) -> HealthState:
+        """Return the server's observed health."""
+        return self._dispatcher.statuses[server].health
+
+    def checked(self, server: ServerId, result: CheckResult) -> None:
+        """A health check has ended."""
+        self._metrics.health_checks.labels(*server, "ok" if result.ok else "failed").inc()
+        self._observe(server, ok=result.ok, detail=result.detail)
+
+    def dial_failed(self, server: ServerId, error: ServerError) -> None:
+        """A session's dial has failed: that counts as a failed check where the server is checked at all."""
+        configured = self._dispatcher.farm.server(server)
+        if configured is None or not configured.health.observe or configured.health.type == "none":
+            return
+        if error.code not in ("refused", "timeout", "unreachable", "reset", "no-address"):
+            return  # our own shortage (ports, descriptors), not the server's fault
+        self._observe(server, ok=False, detail=f"a session could not connect: {error}")
+        if server in self._monitors:
+            self._monitors[server].hurry()
+
+    def agent_answered(self, server: ServerId, answer: AgentReport | str) -> None:
+        """The feedback agent has answered, or not (then `answer` says why)."""
+        before = self._dispatcher.statuses[server]
+        policy = self._monitors[server].server.agent
+        if isinstance(answer, str):
+            self._metrics.agent_failures.labels(*server).inc()
+            if server not in self.agent_failing:
+                self.agent_failing.add(server)
+                self._events.warning("agent_failed", **_fields(server), detail=answer)
+            stale_after_s = policy.stale_after_s if policy else 0.0
+            agent = not_heard(before.agent, now=self._clock(), stale_after_s=stale_after_s)
+        else:
+            self.agent_failing.discard(server)
+            self._metrics.agent_ignored_words.labels(*server).inc(len(answer.ignored))
+            agent = apply(before.agent, answer, now=self._clock())
+        self._update(server, agent=agent)
+        self._tell_agent(server, before, self._dispatcher.statuses[server])
+
+    # ---- what the operator wants -------------------------------------------------------------------
+
+    def override(self, server: ServerId, override: Override, *, reason: str) -> None:
+        """Take over what the operator wants of a server."""
+        self._update(
+            server,
+            intent=override.intent,
+            strict=override.strict,
+            runtime_weight=override.weight,
+            changed_at=self._clock(),
+            reason=reason,
+        )
+
+    # ---- changes -----------------------------------------------------------------------------------
+
+    def _observe(self, server: ServerId, *, ok: bool, detail: str) -> None:
+        if not ok:
+            self.checks_failed[server] = self.checks_failed.get(server, 0) + 1
+        status = self._dispatcher.statuses[server]
+        policy = self._dispatcher.farm.servers()[server].health
+        health = observe(status.health, ok=ok, policy=policy, now=self._clock())
+        if health.health is status.health.health:
+            if health is not status.health:
+                self._dispatcher.statuses[server] = replace(status, health=health)
+            return
+        was_down = status.health.health is Health.DOWN
+        self._update(
+            server,
+            health=health,
+            ramp_from_at=self._clock() if ok and was_down else None,
+            changed_at=self._clock(),
+            reason=detail,
+        )
+        told = self._events.info if ok else self._events.error
+        self._see_whether_all_checked()
+        told("server_up" if ok else "server_down", **_fields(server), detail=detail)
+
+    def _tell_agent(self, server: ServerId, before: ServerStatus, after: ServerStatus) -> None:
+        old, new = before.agent, after.agent
+        if (old.intent, old.health) != (new.intent, new.health):
+            self._dispatcher.statuses[server] = replace(
+                after, changed_at=self._clock(), reason=f"agent: {new.reason or new.intent.value}"
+            )
+            self._events.warning(
+                "agent_changed",
+                **_fields(server),
+                state=new.intent.value,
+                health=new.health.value,
+                detail=new.reason,
+            )
+
+    def _update(self, server: ServerId, **changes: object) -> None:
+        before = self._dispatcher.statuses[server]
+        after = replace(before, **changes)  # type: ignore[arg-type]
+        if after == before:
+            return
+        was_up, is_up = st.is_up(before), st.is_up(after)
+        self._dispatcher.set_status(server, after, now=self._clock())
+        if was_up and not is_up and self._dispatcher.farm.services[server.service].kick_on_down:
+            kicked = self._kick(server, CloseReason.SERVER_DOWN)
+            self._events.warning(
+                "sessions_kicked", **_fields(server), sessions=kicked, detail="on_down: kick"
+            )
+
+    # ---- names -------------------------------------------------------------------------------------
+
+    def _resolved(self, server: ServerId, found: tuple[str, ...] | str) -> None:
+        if server not in self._dispatcher.statuses:
+            return  # removed by a reload meanwhile
+        if isinstance(found, str):
+            # What was resolved before stays in use: an old address is better than none.
+            self._events.warning("name_not_resolved", **_fields(server), detail=found)
+        elif set(found) != set(self._dispatcher.statuses[server].addresses):
+            self._update(server, addresses=found)
+
+    async def _resolve_again(self, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            servers = self._dispatcher.farm.servers().values()
+            names = [server for server in servers if literal(server.address.host) is None]
+            found = await asyncio.gather(*(resolve(server.address.host) for server in names))
+            for server, addresses in zip(names, found, strict=True):
+                self._resolved(server.id, addresses)
+
+
+def _preamble(farm: Farm, server: ServerId) -> bytes:
+    """Return the PROXY header that a health check begins with where the service sends one."""
+    version = farm.services[server.service].send_proxy if server.service in farm.services else 0
+    return build_proxy(version, _OURSELVES, _OURSELVES) if version else b""
+
+
+def _fields(server: ServerId) -> dict[str, str]:
+    return {"service": server.service, "server": server.name}

@@ -1,0 +1,5 @@
+"""One accepted socket to one session: the whole way of a connection stands in `pipeline`."""
+
+from rdpbalancer.session.pipeline import Sessions
+
+__all__ = ["Sessions"]

@@ -1,0 +1,100 @@
+"""A connection on its way to becoming a session: what is known of it, and what is done to its socket."""
+
+import contextlib
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from rdpbalancer.core.admission import Place
+from rdpbalancer.core.farm import Network, VirtualService
+from rdpbalancer.core.ledger import Lease
+from rdpbalancer.core.route import Go
+from rdpbalancer.errors import ClientError
+from rdpbalancer.model import Endpoint, Key, ServerId
+from rdpbalancer.wire.confirm import Confirm
+from rdpbalancer.wire.request import Request
+
+# Read and thrown away before a refusal is closed: unread bytes would turn the close into a reset, and the
+# client would not see why it was refused.
+_DRAIN_BYTES = 64 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """What is known of a connection so far, and what has to be given back if it fails."""
+
+    service: VirtualService
+    client: socket.socket
+    peer: Endpoint
+    place: Place
+    began_at: float
+    data: bytes = b""  # all that was read, passed on byte for byte
+    request: Request | None = None
+    token: Endpoint | None = None
+    key: Key | None = None
+    tried: frozenset[ServerId] = frozenset()
+    ticket: int | None = None
+    queue_until_at: float | None = None
+    queued_s: float = 0.0
+    parsed_at: float = 0.0
+    dialled_at: float = 0.0
+    owned: bool = True
+
+    @property
+    def user(self) -> str | None:
+        """The user as the client's cookie names it."""
+        return self.request.cookie if self.request is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A server that took the connection: its socket, what it said, and whether that was a Confirm."""
+
+    lease: Lease
+    go: Go
+    sock: socket.socket
+    data: bytes = b""
+    confirm: Confirm | None = None
+
+
+class RefusedError(ClientError):
+    """A refusal that is told to the client."""
+
+    def __init__(self, code: str, message: str, goodbye: bytes) -> None:
+        super().__init__(code, message)
+        self.goodbye = goodbye
+
+
+def send_now(sock: socket.socket, data: bytes) -> bytes:
+    """Send what the socket takes at once; return the rest, which goes to the relay."""
+    if not data:
+        return b""
+    with contextlib.suppress(BlockingIOError):
+        return data[sock.send(data) :]
+    return data
+
+
+def close(sock: socket.socket, goodbye: bytes) -> None:
+    """Close a client that did not become a session, after a last word if there is one."""
+    with contextlib.suppress(OSError):
+        if goodbye:
+            sock.send(goodbye)
+            sock.shutdown(socket.SHUT_WR)
+        sock.recv(_DRAIN_BYTES)
+    sock.close()
+
+
+def plain_address(host: str) -> str:
+    """Return the address without a scope and without the IPv4-in-IPv6 form."""
+    if ":" not in host:
+        return host
+    address = ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def within(host: str, networks: Iterable[Network]) -> bool:
+    """Whether an address lies in one of the networks."""
+    address = ip_address(host)
+    return any(address in network for network in networks)

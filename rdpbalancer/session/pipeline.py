@@ -1,0 +1,369 @@
+"""One accepted socket to one session: the whole way of a connection.
+
+accept -> parse -> route -> connect -> confirm and hand over. What happens afterwards is the relay's, until
+the session's end comes back and is accounted for.
+"""
+
+import asyncio
+import itertools
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rdpbalancer.core.admission import Admission, Refusal
+from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.farm import VirtualService
+from rdpbalancer.core.ledger import Lease
+from rdpbalancer.core.route import Go, Nobody, Wait
+from rdpbalancer.errors import (
+    ChannelError,
+    ClientError,
+    NoServerError,
+    RdpBalancerError,
+    ServerError,
+)
+from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, Security, ServerId, SessionFacts
+from rdpbalancer.net import dial
+from rdpbalancer.net.handshake import Reader
+from rdpbalancer.session.connection import (
+    Answer,
+    Connection,
+    RefusedError,
+    close,
+    plain_address,
+    send_now,
+    within,
+)
+from rdpbalancer.session.turn import Turn
+from rdpbalancer.tasks import spawn
+from rdpbalancer.telemetry import logs
+from rdpbalancer.telemetry.account import Account
+from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.wire.confirm import DISCONNECT, NegotiationFailure, build_failure
+from rdpbalancer.wire.confirm import Protocol as Offer
+from rdpbalancer.wire.proxy import build_proxy
+from rdpbalancer.wire.request import Request
+from rdpbalancer.wire.token import decode_msts, describe
+
+_NLA = Offer.HYBRID | Offer.HYBRID_EX | Offer.RDSTLS | Offer.RDSAAD
+_STRONG_ENOUGH = {Security.TLS: Offer.SSL | _NLA, Security.NLA: _NLA}
+_TOO_WEAK = {
+    Security.TLS: NegotiationFailure.SSL_REQUIRED,
+    Security.NLA: NegotiationFailure.HYBRID_REQUIRED,
+}
+
+
+class Relays(Protocol):
+    """Whoever moves the bytes: the relay processes, or this process itself."""
+
+    async def adopt(
+        self,
+        facts: SessionFacts,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        first: tuple[bytes, bytes],
+        idle_s: float,
+        before: Callable[[int], None],
+    ) -> int:
+        """Take a session over; see `relay.pool`."""
+        ...
+
+
+class Sessions:
+    """Leads connections to their servers. One per router.
+
+    `dial_failed(server, error)` is told of every dial that failed, as health checks are.
+    """
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        admission: Admission,
+        relays: Relays,
+        metrics: Metrics,
+        account: Account,
+        dial_failed: Callable[[ServerId, ServerError], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._admission = admission
+        self._relays = relays
+        self._metrics = metrics
+        self._account = account
+        self._dial_failed = dial_failed
+        self._log = logs.get()
+        self._clock = asyncio.get_running_loop().time
+        # Ids stay unique over restarts of the router, whose predecessor's sessions live on.
+        self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
+
+    # ---- accept ------------------------------------------------------------------------------------
+
+    def connected(self, service: VirtualService, client: socket.socket, address: Any) -> None:
+        """Take a place for a new connection, before a byte is read, or close it."""
+        self._metrics.connections.labels(service.name).inc()
+        place = self._admission.enter(service)
+        if isinstance(place, Refusal):
+            self._reject(service, client, place)
+            return
+        peer = Endpoint(plain_address(address[0]), address[1])
+        conn = Connection(service, client, peer, place, self._clock())
+        proxied = bool(service.accept_proxy) and within(peer.host, service.accept_proxy)
+        if not proxied and (refusal := self._identify(conn)):
+            self._admission.release(place)
+            self._reject(service, client, refusal)
+            return
+        spawn(self._lead(conn, proxied=proxied), name=f"connection {peer}")
+
+    def _identify(self, conn: Connection) -> Refusal | None:
+        return self._admission.identify(conn.place, conn.service, conn.peer.host, now=self._clock())
+
+    def _reject(self, service: VirtualService, client: socket.socket, refusal: Refusal) -> None:
+        client.close()
+        self._metrics.rejected.labels(service.name, refusal.value).inc()
+
+    # ---- the way -----------------------------------------------------------------------------------
+
+    async def _lead(self, conn: Connection, *, proxied: bool) -> None:
+        """Lead one connection to its server, and give everything back if it does not get there."""
+        goodbye = b""
+        try:
+            await self._receive(conn, proxied=proxied)
+            answer = await self._connect(conn)
+            await self._hand_over(conn, answer)
+        except (NoServerError, ServerError) as error:
+            # An X.224 Disconnect Request makes clients give up after one try; see protocol notes in docs.
+            goodbye = DISCONNECT if conn.service.mode is Mode.RDP else b""
+            self._failed(conn, error)
+        except RefusedError as refusal:
+            goodbye = refusal.goodbye
+            self._failed(conn, refusal)
+        except RdpBalancerError as error:
+            self._failed(conn, error)
+        except asyncio.CancelledError:
+            self._failed(conn, ClientError("shutdown", "the service is being stopped"))
+            raise
+        except Exception:  # noqa: BLE001 (nothing a stranger sends may end anything but its own connection)
+            self._log.exception("internal_error", service=conn.service.name, client=str(conn.peer))
+            self._failed(conn, RdpBalancerError("internal", "an error of the balancer; please report it"))
+        finally:
+            if conn.owned:
+                self._admission.release(conn.place)
+                close(conn.client, goodbye)
+
+    async def _receive(self, conn: Connection, *, proxied: bool) -> None:
+        """Read what the client opens with, and refuse what is refused on sight."""
+        service = conn.service
+        reader = Reader(conn.client, deadline_at=conn.began_at + service.timeouts.handshake_s)
+        if proxied:
+            header = await reader.proxy_header()
+            conn.peer = header.source or conn.peer
+            if refusal := self._identify(conn):
+                raise ClientError(refusal.value, f"{conn.peer.host} is over a limit or denied")
+        if service.mode is Mode.RDP:
+            opening = await reader.opening()
+            conn.data, conn.request = opening.data, opening.request
+            self._refuse_weak(conn, opening.request)
+            self._read_token(conn, opening.request)
+        else:
+            conn.data = reader.rest()
+        self._derive_key(conn)
+        conn.parsed_at = self._clock()
+
+    def _refuse_weak(self, conn: Connection, request: Request) -> None:
+        required = conn.service.require_security
+        if required is Security.ANY or (request.requested_protocols or 0) & _STRONG_ENOUGH[required]:
+            return
+        detail = f"the client does not offer the {required.value.upper()} that require_security asks for"
+        raise RefusedError("security", detail, build_failure(_TOO_WEAK[required]))
+
+    def _read_token(self, conn: Connection, request: Request) -> None:
+        if request.token is not None and Method.ROUTING_TOKEN in conn.service.persistence.methods:
+            conn.token = decode_msts(request.token)
+
+    def _derive_key(self, conn: Connection) -> None:
+        service = conn.service
+        derived = self._dispatcher.derive(service, cookie=conn.user, source=conn.peer.host)
+        conn.key = derived.key
+        if derived.ambiguous:
+            self._metrics.ambiguous_cookies.labels(service.name).inc()
+        suspect = derived.collided or derived.key
+        if suspect is not None and self._dispatcher.collides(service, suspect):
+            self._tell_collision(conn, suspect)
+
+    def _tell_collision(self, conn: Connection, key: Key) -> None:
+        if not self._dispatcher.first_collision(conn.service.name, key):
+            return
+        self._metrics.collisions.labels(conn.service.name).inc()
+        self._log.warning(
+            "cookie_collision",
+            service=conn.service.name,
+            user=self._account.users(key.value),
+            detail="many addresses use this cookie at once: probably a domain name that mstsc cut short",
+        )
+
+    # ---- connect -----------------------------------------------------------------------------------
+
+    async def _connect(self, conn: Connection) -> Answer:
+        """Dial candidates until one has answered. Raises NoServerError, or the last ServerError."""
+        while True:
+            lease, go = await self._choose(conn)
+            try:
+                conn.dialled_at = self._clock()
+                return await self._dial(conn, lease, go)
+            except ServerError as error:
+                self._server_failed(conn, lease, error)
+                if len(conn.tried) > conn.service.redispatch:
+                    raise
+            except BaseException:
+                self._dispatcher.give_back(lease, now=self._clock())
+                raise
+
+    async def _choose(self, conn: Connection) -> tuple[Lease, Go]:
+        """Return a reserved place, after waiting for one if need be."""
+        while True:
+            decision, token_missed = self._dispatcher.decide(
+                conn.service,
+                source=conn.peer.host,
+                token=conn.token,
+                key=conn.key,
+                tried=conn.tried,
+                now=self._clock(),
+            )
+            if token_missed and not conn.tried:
+                self._metrics.tokens_missed.labels(conn.service.name).inc()
+            match decision:
+                case Go():
+                    lease = self._dispatcher.take(conn.service, decision, conn.key, now=self._clock())
+                    if lease is not None:
+                        return lease, decision
+                case Wait():
+                    if (granted := await self._wait(conn, decision)) is not None:
+                        return granted
+                case Nobody():
+                    raise NoServerError(decision.why, f"no real server of {conn.service.name} can be used")
+
+    async def _wait(self, conn: Connection, wanted: Wait) -> tuple[Lease, Go] | None:
+        """Wait in the queue; None: look again. Raises NoServerError, ClientError."""
+        lease = await Turn(conn, self._dispatcher, self._clock).come(wanted.server)
+        if lease is None:
+            return None
+        go = self._dispatcher.settle(
+            conn.service,
+            lease,
+            wanted=wanted,
+            token=conn.token,
+            key=conn.key,
+            tried=conn.tried,
+            now=self._clock(),
+        )
+        return (lease, go) if go is not None else None
+
+    async def _dial(self, conn: Connection, lease: Lease, go: Go) -> Answer:
+        service, timeouts = conn.service, conn.service.timeouts
+        addresses = self._dispatcher.statuses[go.server].addresses
+        server = service.server(go.server.name)
+        if server is None:
+            raise ServerError("removed", f"{go.server} is not configured any more")
+        try:
+            sock = await dial.connect(
+                addresses, server.address.port, deadline_at=self._clock() + timeouts.connect_s
+            )
+        except ServerError as error:
+            # Only the dial itself speaks about the server's health. What it does after a stranger's request
+            # does not: three odd requests would otherwise take a server out of the farm.
+            self._dial_failed(go.server, error)
+            raise
+        try:
+            deadline_at = self._clock() + timeouts.confirm_s
+            await dial.send(sock, self._proxy_header(conn) + conn.data, deadline_at=deadline_at)
+            if service.mode is Mode.TCP:
+                return Answer(lease, go, sock)
+            data, confirm = await dial.receive_reply(sock, deadline_at=deadline_at)
+        except BaseException:
+            sock.close()
+            raise
+        return Answer(lease, go, sock, data, confirm)
+
+    def _proxy_header(self, conn: Connection) -> bytes:
+        if not conn.service.send_proxy:
+            return b""
+        host, port = conn.client.getsockname()[:2]
+        return build_proxy(conn.service.send_proxy, conn.peer, Endpoint(plain_address(host), port))
+
+    def _server_failed(self, conn: Connection, lease: Lease, error: ServerError) -> None:
+        server = lease.server
+        conn.tried |= {server}
+        self._dispatcher.give_back(lease, now=self._clock())
+        self._metrics.connect_failures.labels(*server, error.code).inc()
+        if len(conn.tried) <= conn.service.redispatch:
+            self._metrics.redispatches.labels(*server).inc()
+        self._log.warning(
+            "server_failed",
+            service=server.service,
+            server=server.name,
+            reason=error.code,
+            detail=str(error),
+            user=self._account.users(conn.user),
+        )
+
+    # ---- confirm and hand over ---------------------------------------------------------------------
+
+    async def _hand_over(self, conn: Connection, answer: Answer) -> None:
+        """Pass the server's answer to the client, confirm the binding, and give both sockets to a relay."""
+        lease, now = answer.lease, self._clock()
+        try:
+            rest = send_now(conn.client, answer.data)
+            if conn.service.mode is Mode.TCP or answer.confirm is not None:
+                self._dispatcher.confirm(lease, now=now)
+            else:
+                self._dispatcher.disclaim(lease, now=now)
+            facts = self._facts(conn, answer, now)
+
+            def chosen(relay: int) -> None:
+                self._dispatcher.ledger.open(lease, facts, relay=relay, place=conn.place)
+                self._admission.opened(conn.place)
+                self._account.opened(facts)
+                conn.owned = False
+
+            idle_s = conn.service.timeouts.idle_s
+            sockets = (conn.client, answer.sock)
+            await self._relays.adopt(facts, sockets, first=(b"", rest), idle_s=idle_s, before=chosen)
+        except (OSError, ChannelError) as error:
+            code = "no-relay" if isinstance(error, ChannelError) else "reset"
+            raise ClientError(code, f"the client could not be served: {error}") from error
+        finally:
+            if conn.owned:
+                answer.sock.close()
+                self._dispatcher.give_back(lease, now=self._clock())
+
+    def _facts(self, conn: Connection, answer: Answer, now: float) -> SessionFacts:
+        request, confirm, go = conn.request, answer.confirm, answer.go
+        method = Method.ROUTING_TOKEN if go.reason is Reason.TOKEN else None
+        key = answer.lease.key
+        return SessionFacts(
+            id=next(self._ids),
+            service=conn.service.name,
+            server=go.server.name,
+            client=str(conn.peer),
+            source=conn.peer.host,
+            user=conn.user,
+            method=key.method if key is not None else method,
+            key=key.value if key is not None else None,
+            reason=go.reason,
+            attempts=len(conn.tried) + 1,
+            token=describe(request.token) if request and request.token else None,
+            requested_protocols=request.requested_protocols if request else None,
+            selected_protocol=confirm.selected_protocol if confirm else None,
+            negotiation_failure=confirm.failure if confirm else None,
+            correlation_id=request.correlation_id.hex() if request and request.correlation_id else None,
+            preconnection=request.preconnection.text if request and request.preconnection else None,
+            handshake_ms=(conn.parsed_at - conn.began_at) * 1000,
+            queue_ms=conn.queued_s * 1000,
+            connect_ms=(now - conn.dialled_at) * 1000,
+            started_at=time.time(),
+        )
+
+    def _failed(self, conn: Connection, error: RdpBalancerError) -> None:
+        self._account.failed(conn.service.name, error, client=str(conn.peer), user=conn.user)

@@ -1,0 +1,74 @@
+"""Waiting for a place in a service's queue."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.ledger import Lease
+from rdpbalancer.errors import ClientError, NoServerError, RdpBalancerError
+from rdpbalancer.model import ServerId
+from rdpbalancer.session.connection import Connection
+
+
+class Turn:
+    """One connection's wait in its service's queue."""
+
+    def __init__(self, conn: Connection, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
+        self._conn = conn
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._granted: asyncio.Future[Lease | None] = asyncio.get_running_loop().create_future()
+
+    async def come(self, server: ServerId | None) -> Lease | None:
+        """Wait for a place on `server` (None: on any). None: the farm has changed, look again.
+
+        Raises NoServerError when `timeouts.queue` has run out (in all), ClientError when the client left.
+        """
+        conn, loop = self._conn, asyncio.get_running_loop()
+        began_at = self._clock()
+        if conn.queue_until_at is None:
+            conn.queue_until_at = began_at + conn.service.timeouts.queue_s
+        waiter = self._dispatcher.wait(conn.service.name, server, self._grant, ticket=conn.ticket)
+        conn.ticket = waiter.ticket
+        timer = loop.call_at(
+            conn.queue_until_at, self._fail, NoServerError("queue-timeout", "no place came free")
+        )
+        loop.add_reader(conn.client, self._client_moved)
+        try:
+            return await self._granted
+        except BaseException:
+            self._dispatcher.leave(conn.service.name, waiter)
+            if self._granted.done() and not self._granted.cancelled() and not self._granted.exception():
+                self._take_back(self._granted.result())  # granted in the very moment of a cancellation
+            raise
+        finally:
+            timer.cancel()
+            loop.remove_reader(conn.client)
+            conn.queued_s += self._clock() - began_at
+
+    def _grant(self, lease: Lease | None) -> None:
+        if self._granted.done():
+            self._take_back(lease)
+        else:
+            self._granted.set_result(lease)
+
+    def _take_back(self, lease: Lease | None) -> None:
+        if lease is not None:
+            self._dispatcher.give_back(lease, now=self._clock())
+
+    def _fail(self, error: RdpBalancerError) -> None:
+        if not self._granted.done():
+            self._granted.set_exception(error)
+
+    def _client_moved(self) -> None:
+        """The client has said more, which waits for its server, or it has left."""
+        try:
+            if self._conn.client.recv(1, socket.MSG_PEEK):
+                asyncio.get_running_loop().remove_reader(self._conn.client)
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._fail(ClientError("gave-up", "the client left the queue"))

@@ -1,0 +1,115 @@
+"""Loads a configuration: read, substitute, combine, inherit, validate, and every error at once.
+
+The way of a file: `files` gives its text, `reader` a tree with places (variables replaced), `merge` one tree
+of all files with defaults in place, `schema` the values, `checks` and `explain` the problems.
+"""
+
+import json
+from collections.abc import Mapping as Environment
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from pydantic import ValidationError
+
+from rdpbalancer.settings.checks import cross_problems
+from rdpbalancer.settings.explain import explain
+from rdpbalancer.settings.files import FileError, more_files, read_text
+from rdpbalancer.settings.merge import SECTIONS, combine, inherit
+from rdpbalancer.settings.problems import ConfigurationErrors, Place, Problem, problem_at
+from rdpbalancer.settings.reader import read_yaml
+from rdpbalancer.settings.schema import Document, Settings
+from rdpbalancer.settings.substitute import Substitution
+from rdpbalancer.settings.tree import Mapping, Scalar, plain
+from rdpbalancer.settings.words import shown
+
+__all__ = ["ConfigurationErrors", "Place", "Problem", "load", "loads"]
+
+EXPECTED_SECTIONS: Final = f"a configuration has the keys {', '.join(SECTIONS)}"
+NO_ENVIRONMENT: Final[Environment[str, str]] = MappingProxyType({})
+
+
+def load(path: Path, *, environ: Environment[str, str]) -> Settings:
+    """Load the configuration at `path` and the files `conf.d/*.yaml` beside it, in the order of their names.
+
+    Raises ConfigurationErrors, with all problems of all files.
+    """
+    return _settings(_texts(path), Substitution(environ, path.parent))[0]
+
+
+def _texts(path: Path) -> dict[str, str | Problem]:
+    """Return the text of each file, or why there is none."""
+    texts: dict[str, str | Problem] = {}
+    folder = path.parent / "conf.d"
+    try:
+        more = more_files(folder)
+    except FileError as error:
+        more = []
+        texts[str(folder)] = error.problem(str(folder))
+    for file in (path, *more):
+        try:
+            texts[str(file)] = read_text(file)
+        except FileError as error:
+            texts[str(file)] = error.problem(str(file))
+    return texts
+
+
+def load_with_text(path: Path, *, environ: Environment[str, str]) -> tuple[Settings, str]:
+    """Load as `load` does, and return beside the settings a text that says the same in one file.
+
+    Variables, conf.d and defaults are worked in: `loads` of the text gives equal settings, whatever becomes
+    of the files and the environment meanwhile.
+    """
+    settings, root = _settings(_texts(path), Substitution(environ, path.parent))
+    # JSON is YAML; every dollar that is still there stands for itself.
+    return settings, json.dumps(plain(root), default=str, indent=1).replace("$", "$$")
+
+
+def loads(text: str, *, name: str = "<string>", environ: Environment[str, str] = NO_ENVIRONMENT) -> Settings:
+    """Load the configuration that `text` is, without conf.d.
+
+    `name` stands for the file: problems name it, and `${file:path}` starts from its folder.
+    Raises ConfigurationErrors, with all problems.
+    """
+    return _settings({name: text}, Substitution(environ, Path(name).parent))[0]
+
+
+def _settings(texts: Environment[str, str | Problem], substitution: Substitution) -> tuple[Settings, Mapping]:
+    trees: list[Mapping] = []
+    problems: list[Problem] = []
+    for file, text in texts.items():
+        tree, found = (None, [text]) if isinstance(text, Problem) else _tree(text, file, substitution)
+        problems += found
+        if tree is not None:
+            trees.append(tree)
+    document = None
+    if trees:
+        root, found = combine(trees, complete=len(trees) == len(texts))
+        root = inherit(root)
+        document, more = _validated(root)
+        problems += [*found, *more]
+    if document is None or problems:
+        order = {file: number for number, file in enumerate(texts)}
+        unique = dict.fromkeys(problems)
+        raise ConfigurationErrors(sorted(unique, key=lambda problem: (order[problem.file], *problem[1:])))
+    settings = {"global": document.global_, "virtual_services": document.virtual_services}
+    return Settings.model_validate(settings), root
+
+
+def _tree(text: str, file: str, substitution: Substitution) -> tuple[Mapping | None, list[Problem]]:
+    """Return the tree of one file, which has to be a mapping, and what is wrong with it."""
+    node, problems = read_yaml(text, file=file, substitution=substitution)
+    if isinstance(node, Mapping) or problems:
+        return node if isinstance(node, Mapping) else None, problems
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        place = Place(file, 1, 1)
+        return None, [problem_at(place, (), f"the file is empty: {EXPECTED_SECTIONS}")]
+    return None, [problem_at(node.place, (), f"{EXPECTED_SECTIONS}; this is {shown(plain(node))}")]
+
+
+def _validated(root: Mapping) -> tuple[Document | None, list[Problem]]:
+    cross = list(cross_problems(root))
+    try:
+        return Document.model_validate(plain(root)), cross
+    except ValidationError as error:
+        return None, [*explain(error, root), *cross]
