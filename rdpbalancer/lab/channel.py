@@ -9,8 +9,9 @@ import contextlib
 import socket
 import ssl
 import struct
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from rdpbalancer.errors import RdpBalancerError
 from rdpbalancer.model import Endpoint
@@ -26,9 +27,9 @@ _LINGER_ZERO: Final = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() send
 class LabError(RdpBalancerError):
     """What went wrong in a simulation, as a test wants to tell it apart.
 
-    Codes: ``refused``, ``unreachable``, ``timeout``, ``closed`` (end of stream where more was due), ``reset``,
-    ``too-long``, ``tls``, ``not-confirmed``, ``negotiation-failure``, ``redirect-loop``, ``corrupted``,
-    ``unexpected-answer``, ``bad-option``.
+    Codes: ``refused``, ``unreachable``, ``timeout``, ``closed`` (end of stream where more was due),
+    ``reset``, ``too-long``, ``tls``, ``not-confirmed``, ``negotiation-failure``, ``redirect-loop``,
+    ``corrupted``, ``unexpected-answer``, ``bad-option``.
     """
 
 
@@ -44,7 +45,7 @@ class Channel:
     """One connected, non-blocking socket. Foreign errors become `LabError` here."""
 
     def __init__(self, sock: socket.socket, traffic: Traffic | None = None) -> None:
-        sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        sock.setblocking(False)
         with contextlib.suppress(OSError):  # already reset by the peer: the first read will tell
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
@@ -124,12 +125,20 @@ class Channel:
         with contextlib.suppress(OSError):  # the peer has reset it already
             self._sock.shutdown(socket.SHUT_WR)
 
-    def reset(self) -> None:
-        """Send RST, and drop what was not delivered."""
+    def doom(self) -> None:
+        """Let the coming `close` send RST instead of FIN.
+
+        Apart from `close`, because a task may still wait on the descriptor, whose number must not be
+        given to another connection before that task is gone.
+        """
         if not self.closed:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the peer has reset it already
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-            self._sock.close()
+
+    def reset(self) -> None:
+        """Send RST, and drop what was not delivered. No task may be waiting on this channel."""
+        self.doom()
+        self._sock.close()
 
     async def farewell(self) -> None:
         """Close in order: FIN, then wait a moment for the peer's, so that no RST overtakes our last bytes."""
@@ -142,7 +151,7 @@ class Channel:
         self.close()
 
     def close(self) -> None:
-        """Close at once. The kernel sends FIN, or RST if bytes lie unread."""
+        """Close at once: FIN, or RST if bytes lie unread. No task may be waiting on this channel."""
         self._sock.close()
 
 
@@ -195,6 +204,19 @@ class TlsChannel(Channel):
     async def _flush(self) -> None:
         if self._outgoing.pending:
             await self._inner.write(self._outgoing.read())
+
+
+async def together(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all `parts` until they are done, or the first LabError; raise that bare, not in a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except* LabError as errors:
+        first = errors.exceptions[0]
+    else:
+        return
+    raise first
 
 
 def endpoint_of(address: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:

@@ -1,11 +1,12 @@
 """Ways for a simulated server to fail, switchable while it runs."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from rdpbalancer.lab.channel import Channel, LabError
+from rdpbalancer.lab.channel import READ_BYTES, Channel, LabError, Traffic
 
 BYTE_PAUSE_S: Final = 0.001  # between the bytes of a confirm: enough for each to be a segment of its own
 
@@ -31,6 +32,9 @@ class Fault(StrEnum):
     HALF_CLOSE_AFTER = "half-close-after"  # FIN after after_bytes, counted both ways; then only reads
 
 
+_AFTER_BYTES: Final = frozenset({Fault.RESET_AFTER, Fault.HALF_CLOSE_AFTER})
+
+
 class FaultStruckError(LabError):
     """An injected fault ended the conversation: not an error of anybody's."""
 
@@ -46,17 +50,15 @@ class Faults:
         self.after_bytes = 0
         self.generation = 0
 
-    def inject(
-        self, kind: Fault | str, *, delay_s: float = BYTE_PAUSE_S, after_bytes: int | None = None
-    ) -> None:
+    def inject(self, kind: Fault | str, *, delay_s: float = BYTE_PAUSE_S, after_bytes: int = 0) -> None:
         """Fail from now on in the way of `kind`, in place of any fault before.
 
         `after_bytes` is counted from now in sessions that live, from the confirm in later ones, and in
-        both directions together: 100 bytes echoed are 200. Default 0: at the next byte.
+        both directions together: 100 bytes echoed are 200. 0: at the next byte.
         """
         self.kind = Fault(kind)
         self.delay_s = delay_s
-        self.after_bytes = after_bytes or 0
+        self.after_bytes = after_bytes
         self.generation += 1
         self._changed.set()
         self._changed = asyncio.Event()
@@ -74,29 +76,57 @@ class Faults:
 class FaultyChannel(Channel):
     """A session's channel that suffers from the server's present fault."""
 
-    _faults: Faults
-    _generation = 0
-    _moved_bytes = 0
+    def __init__(self, sock: socket.socket, traffic: Traffic, faults: Faults) -> None:
+        super().__init__(sock, traffic)
+        self._faults = faults
+        self._exposed = False
+        self._generation = 0
+        self._moved_bytes = 0
 
-    @classmethod
-    def of(cls, channel: Channel, faults: Faults) -> "FaultyChannel":
-        """Take `channel` over, unread bytes included; the given one is not to be used any more."""
-        faulty = cls(channel._sock, channel.traffic)  # noqa: SLF001 - of the same family
-        faulty._unread = channel._unread  # noqa: SLF001
-        faulty._faults = faults
-        faulty._generation = faults.generation
-        return faulty
+    def expose(self) -> None:
+        """Let the faults of live sessions act from here on (the confirm has been sent)."""
+        self._exposed = True
+        self._generation = self._faults.generation
 
     async def read(self, limit_bytes: int = READ_BYTES) -> bytes:
-        while self._faults.kind is Fault.STOP_READING:
+        """Return what is there; may wait, or raise FaultStruckError, as the fault demands."""
+        while self._exposed and self._faults.kind is Fault.STOP_READING:
             await self._faults.change()
-        left = self._left_bytes()
-        data = await super().read(limit_bytes if left is None else min(limit_bytes, max(left, 1)))
+        left_bytes = self._left_bytes()
+        if left_bytes is not None:
+            limit_bytes = min(limit_bytes, max(left_bytes, 1))
+        data = await super().read(limit_bytes)
         self._moved(len(data))
         return data
 
     async def write(self, data: bytes) -> None:
-        left = self._left_bytes()
-        if left is None or len(data) <= left:
-            await super().write(data)
-            return self._moved(len(data))
+        """Send `data`, or the part of it that the fault lets through."""
+        left_bytes = self._left_bytes()
+        if left_bytes is not None:
+            data = data[:left_bytes]
+        await super().write(data)
+        self._moved(len(data))
+
+    def _left_bytes(self) -> int | None:
+        """Return how many bytes may still move before the fault strikes. None: none will."""
+        faults = self._faults
+        if not self._exposed or faults.kind not in _AFTER_BYTES:
+            return None
+        if self._generation != faults.generation:
+            self._generation = faults.generation
+            self._moved_bytes = 0
+        return max(0, faults.after_bytes - self._moved_bytes)
+
+    def _moved(self, size_bytes: int) -> None:
+        left_bytes = self._left_bytes()
+        if left_bytes is None:
+            return
+        self._moved_bytes += size_bytes
+        if self._moved_bytes < self._faults.after_bytes:
+            return
+        if self._faults.kind is Fault.RESET_AFTER:
+            self.doom()
+            raise FaultStruckError("reset", f"reset after {self._moved_bytes} bytes, as told")
+        self.half_close()
+        self._exposed = False  # what is left is reading, and no fault disturbs that
+        raise FaultStruckError("closed", f"half-closed after {self._moved_bytes} bytes, as told")

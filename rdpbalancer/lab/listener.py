@@ -1,7 +1,6 @@
 """A listening socket that can refuse, ignore or hang its callers, and come back on the same port."""
 
 import asyncio
-import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -21,12 +20,13 @@ _GONE_BEFORE_ACCEPT: Final = {errno.ECONNABORTED, errno.EPROTO}
 class Listener:
     """Accepts by callback. All changes take effect before the call returns."""
 
-    def __init__(self, host: str, port: int, on_accept: Callable[[socket.socket], None]) -> None:
+    def __init__(self, host: str, port: int, on_accept: Callable[[socket.socket, Endpoint], None]) -> None:
         self._address: tuple[str, int] = (host, port)
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._on_accept = on_accept
         self._sock: socket.socket | None = None
         self._fillers: list[socket.socket] = []
+        self._filled_from: set[Endpoint] = set()
         self._resume: asyncio.TimerHandle | None = None
 
     @property
@@ -48,8 +48,7 @@ class Listener:
 
     def ignore(self) -> None:
         """Let the kernel take connections, and never accept one."""
-        if self._sock is None:
-            self.serve()
+        self.serve()
         self._stop_accepting()
 
     def hang(self) -> None:
@@ -58,14 +57,14 @@ class Listener:
         Linux takes one connection more than the backlog says, here 0, and then drops SYNs.
         """
         self.ignore()
-        if self._sock is None or self._fillers:
-            return
+        assert self._sock is not None  # noqa: S101 - ignore() has just seen to it
         self._sock.listen(0)
         for _ in range(HANG_FILLERS):
             filler = socket.socket(self._family)
-            filler.setblocking(False)  # noqa: FBT003 - the socket's own signature
+            filler.setblocking(False)
             filler.connect_ex(self._address)
             self._fillers.append(filler)
+            self._filled_from.add(endpoint_of(filler.getsockname()))
 
     def close(self) -> None:
         """Give the port up."""
@@ -79,7 +78,7 @@ class Listener:
         sock = socket.socket(self._family)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
+            sock.setblocking(False)
             sock.bind(self._address)
         except OSError as error:
             sock.close()
@@ -92,14 +91,20 @@ class Listener:
             if self._sock is None:  # closed by what the last caller brought about
                 return
             try:
-                sock, _ = self._sock.accept()
+                sock, address = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _GONE_BEFORE_ACCEPT:
                     continue
-                return self._pause()
-            self._on_accept(sock)
+                self._pause()
+                return
+            client = endpoint_of(address)
+            if client in self._filled_from:  # our own, from the time when dials were to hang
+                self._filled_from.discard(client)
+                sock.close()
+            else:
+                self._on_accept(sock, client)
 
     def _pause(self) -> None:
         self._stop_accepting()
@@ -110,8 +115,7 @@ class Listener:
             self._resume.cancel()
             self._resume = None
         if self._sock is not None:
-            with contextlib.suppress(RuntimeError):  # the loop may be closed already
-                asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            asyncio.get_running_loop().remove_reader(self._sock.fileno())
 
     def _release_fillers(self) -> None:
         while self._fillers:

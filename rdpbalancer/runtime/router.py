@@ -111,6 +111,8 @@ class Router:
         self._acceptors: dict[str, Acceptor] = {}
         self._exporter: Exporter | None = None
         self._control: ControlServer | None = None
+        self._relays_up: list[tuple[int, socket.socket]] = []
+        self._farm_taken = False
         self._begun = asyncio.Event()
         self._stop_s: float | None = None
         self._stopping = asyncio.Event()
@@ -145,6 +147,8 @@ class Router:
     async def _start(self) -> None:
         await self.take_farm(farm_of(self._settings))
         self.operator.restore(self.dispatcher.statuses.keys())
+        self._farm_taken = True
+        self._add_relays()
         # Whoever lives must be known before anybody new is placed: exact loads, and every user's desktop.
         await self.relays.introduced()
         self.dispatcher.unpin_unused(now=self._clock())
@@ -211,8 +215,8 @@ class Router:
             case messages.Listener():
                 self._listeners[message.name] = sockets[0]
             case messages.RelayUp():
-                if isinstance(self.relays, RelayPool):
-                    self.relays.add(message.pid, sockets[0])
+                self._relays_up.append((message.pid, sockets[0]))
+                self._add_relays()
             case messages.Begin():
                 self._begun.set()
             case messages.Ping():
@@ -223,6 +227,14 @@ class Router:
                 self.reloader.granted(message)
             case messages.Stop():
                 self._stop(message.drain_s)
+
+    def _add_relays(self) -> None:
+        """Ask the relays for their sessions, but not before there is a farm whose bindings they can pin."""
+        if not self._farm_taken or isinstance(self.relays, InlineRelay):
+            return
+        for pid, sock in self._relays_up:
+            self.relays.add(pid, sock)
+        self._relays_up.clear()
 
     def _stop(self, drain_s: float) -> None:
         if self._stop_s is not None or not drain_s:

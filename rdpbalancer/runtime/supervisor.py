@@ -23,6 +23,7 @@ from rdpbalancer.runtime.children import Child
 from rdpbalancer.runtime.listeners import open_listener, wanted_listeners
 from rdpbalancer.runtime.notify import Notifier
 from rdpbalancer.tasks import spawn
+from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.events import Events
 
 # A loop that has not turned for this long is stuck: its process is killed and started anew. A router's death
@@ -298,6 +299,8 @@ async def serve(path: Path) -> None:
     active = active_file.read(path, environ=os.environ)
     prepare_folders(active)
     active_file.keep(active)
+    log = active.settings.global_.log
+    logs.configure(log_format=log.format, level=log.level, file=log.file, process="supervisor")
     await Supervisor(active, events=Events(), notifier=Notifier(os.environ)).run()
 
 

@@ -1,0 +1,96 @@
+"""The journal: writes the durable copy's changes as they come, and once more at the end."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from rdpbalancer.errors import StoreError
+from rdpbalancer.stores.sqlite import MAX_CHANGES, Database
+from rdpbalancer.tasks import spawn
+
+# Half of the second of changes that a kill -9 may cost: the other half is for the write itself.
+INTERVAL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Journal:
+    database: Database
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    on_error: Callable[[StoreError], None]
+    on_success: Callable[[], None]
+
+    async def write_until(self, stop: asyncio.Event, *, interval_s: float) -> None:
+        # A thread of its own: the loop's default ones may all be waiting for a name server.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rdpbalancer-journal") as executor:
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(interval_s):
+                        await stop.wait()
+                await self._write_all(executor)
+            await self._write_all(executor)  # what was noted while the write above was under way
+
+    async def _write_all(self, executor: ThreadPoolExecutor) -> None:
+        while await self._write_some(executor):
+            pass
+
+    async def _write_some(self, executor: ThreadPoolExecutor) -> bool:
+        """Write one transaction; True if it went well and was full, so that there is more to write now."""
+        changes = self.database.take_changes(now=self.clock(), wall=self.wall())
+        if changes is None:
+            return False
+        try:
+            await asyncio.get_running_loop().run_in_executor(executor, self.database.write, changes)
+        except StoreError as error:
+            self.database.put_back(changes)
+            self.on_error(error)
+            return False
+        self.on_success()
+        return len(changes.bound) + len(changes.unbound) >= MAX_CHANGES
+
+
+async def run_journal(
+    database: Database,
+    *,
+    interval_s: float = INTERVAL_S,
+    clock: Callable[[], float],
+    wall: Callable[[], float],
+    on_error: Callable[[StoreError], None],
+    on_success: Callable[[], None],
+) -> None:
+    """Write the changes of `database` every `interval_s` until cancelled, and then a last time.
+
+    A failed write is reported to `on_error` and tried again at the next interval, the last one is not; after
+    each successful one `on_success` is called, so that the caller can tell when the trouble is over. When
+    this ends after a cancellation, everything noted before has been written or reported.
+
+    Args:
+        database: closed by the caller, afterwards.
+        interval_s: the most that a kill may cost, beside the time of a write.
+        clock: monotonic seconds.
+        wall: Unix seconds.
+        on_error: told of each failed write.
+        on_success: told of each successful one.
+    """
+    stop = asyncio.Event()
+    journal = _Journal(database, clock, wall, on_error, on_success)
+    # The writer is never cancelled, for a thread cannot be: it would go on writing while its changes count
+    # as not written. It is asked to stop, and waited for.
+    writer = spawn(
+        journal.write_until(stop, interval_s=interval_s), name="journal", on_error=_raised_by_result
+    )
+    try:
+        await asyncio.wait([writer])
+    finally:
+        stop.set()
+        while not writer.done():
+            with suppress(asyncio.CancelledError):  # impatience; the first cancellation goes on below
+                await asyncio.wait([writer])
+        writer.result()
+
+
+def _raised_by_result(_error: BaseException) -> None:
+    """Report nothing here: the writer's defect comes out of `run_journal` itself."""
