@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.settings.checks import cross_problems
 from rdpbalancer.settings.explain import explain
 from rdpbalancer.settings.files import FileError, more_files, read_text
@@ -23,7 +24,7 @@ from rdpbalancer.settings.substitute import Substitution
 from rdpbalancer.settings.tree import Mapping, Scalar, plain
 from rdpbalancer.settings.words import shown
 
-__all__ = ["ConfigurationErrors", "Place", "Problem", "load", "loads"]
+__all__ = ["ConfigurationErrors", "Place", "Problem", "load", "load_to_keep", "loads", "loads_kept"]
 
 EXPECTED_SECTIONS: Final = f"a configuration has the keys {', '.join(SECTIONS)}"
 NO_ENVIRONMENT: Final[Environment[str, str]] = MappingProxyType({})
@@ -54,15 +55,24 @@ def _texts(path: Path) -> dict[str, str | Problem]:
     return texts
 
 
-def load_with_text(path: Path, *, environ: Environment[str, str]) -> tuple[Settings, str]:
-    """Load as `load` does, and return beside the settings a text that says the same in one file.
+def load_to_keep(path: Path, *, environ: Environment[str, str]) -> tuple[Settings, str]:
+    """Load as `load` does, and return beside the settings a text to keep, for `loads_kept`.
 
-    Variables, conf.d and defaults are worked in: `loads` of the text gives equal settings, whatever becomes
-    of the files and the environment meanwhile.
+    Variables, conf.d and defaults are worked in: it says the same whatever becomes of the files and the
+    environment meanwhile.
     """
     settings, root = _settings(_texts(path), Substitution(environ, path.parent))
-    # JSON is YAML; every dollar that is still there stands for itself.
-    return settings, json.dumps(plain(root), default=str, indent=1).replace("$", "$$")
+    return settings, json.dumps(plain(root), ensure_ascii=False)
+
+
+def loads_kept(text: str) -> Settings:
+    """Load what `load_to_keep` gave. Raises ConfigurationError: it is damaged, or of another version."""
+    try:
+        document = Document.model_validate(json.loads(text))
+    except ValueError as error:  # pydantic's ValidationError is one too
+        message = f"the kept configuration cannot be used: {error}"
+        raise ConfigurationError("kept-configuration", message) from error
+    return _without_defaults(document)
 
 
 def loads(text: str, *, name: str = "<string>", environ: Environment[str, str] = NO_ENVIRONMENT) -> Settings:
@@ -92,8 +102,14 @@ def _settings(texts: Environment[str, str | Problem], substitution: Substitution
         order = {file: number for number, file in enumerate(texts)}
         unique = dict.fromkeys(problems)
         raise ConfigurationErrors(sorted(unique, key=lambda problem: (order[problem.file], *problem[1:])))
-    settings = {"global": document.global_, "virtual_services": document.virtual_services}
-    return Settings.model_validate(settings), root
+    return _without_defaults(document), root
+
+
+def _without_defaults(document: Document) -> Settings:
+    """Return the settings; the defaults have gone into the services."""
+    return Settings.model_validate(
+        {"global": document.global_, "virtual_services": document.virtual_services}
+    )
 
 
 def _tree(text: str, file: str, substitution: Substitution) -> tuple[Mapping | None, list[Problem]]:

@@ -1,0 +1,1 @@
+"""The configuration: what holds for every text and every value."""

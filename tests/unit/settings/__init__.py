@@ -1,0 +1,1 @@
+"""The configuration: every rule with its message and its place."""
