@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdpbalancer.settings.load import load_with_text, loads
+from rdpbalancer.errors import ConfigurationError
+from rdpbalancer.settings.load import load_to_keep, loads_kept
 from rdpbalancer.settings.schema import Settings
 
-FILE_NAME = "active.yaml"
+FILE_NAME = "active.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Active:
     """A configuration that has been found good. `path`: the file as the operator names it.
 
-    `text`: one file's worth of configuration that says the same, variables and conf.d included.
+    `text` says the same as its files, variables and conf.d worked in.
     """
 
     path: Path
@@ -28,7 +29,7 @@ class Active:
 
 def read(path: Path, *, environ: Mapping[str, str]) -> Active:
     """Read the operator's file. Raises ConfigurationErrors."""
-    settings, text = load_with_text(path, environ=environ)
+    settings, text = load_to_keep(path, environ=environ)
     return Active(path, settings, text)
 
 
@@ -43,10 +44,16 @@ def keep(active: Active) -> Path:
     return file
 
 
-def kept(file: Path, path: Path) -> Active:
-    """Read back what `keep` wrote. Raises ConfigurationErrors, OSError."""
-    text = file.read_text(encoding="utf-8")
-    return Active(path, loads(text, name=str(file)), text)
+def kept(file: Path, path: Path, *, environ: Mapping[str, str]) -> Active:
+    """Read back what `keep` wrote, or the operator's file if that cannot be used (any more).
+
+    Raises ConfigurationError.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        return Active(path, loads_kept(text), text)
+    except (OSError, ConfigurationError):
+        return read(path, environ=environ)
 
 
 def relay_count(settings: Settings) -> int:

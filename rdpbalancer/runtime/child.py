@@ -44,7 +44,7 @@ async def _router(supervisor: int, kept: Path, path: Path) -> None:
     from rdpbalancer.runtime import active
     from rdpbalancer.runtime.router import Router
 
-    await Router(_inherited(supervisor), active.kept(kept, path)).run()
+    await Router(_inherited(supervisor), active.kept(kept, path, environ=os.environ)).run()
 
 
 def _inherited(descriptor: int) -> socket.socket:

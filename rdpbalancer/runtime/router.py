@@ -36,6 +36,7 @@ from rdpbalancer.session import Sessions
 from rdpbalancer.settings.build import farm_of
 from rdpbalancer.stores.journal import run_journal
 from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.volatile import VolatileState
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
@@ -129,10 +130,11 @@ class Router:
         """Serve until the supervisor says stop, or is gone."""
         await self._begun.wait()
         background = [
-            spawn(self._write_journal(), name="journal"),
             spawn(self._expire(), name="expire bindings"),
             spawn(self._measure_lag(), name="event loop lag"),
         ]
+        if isinstance(self.database, Database):
+            background.append(spawn(self._write_journal(self.database), name="journal"))
         try:
             await self._start()
             await self._stopping.wait()
@@ -337,8 +339,13 @@ class Router:
         log = self._settings.global_.log
         logs.configure(log_format=log.format, level=log.level, file=log.file, process="router")
 
-    def _open_database(self, path: Path) -> Database:
-        database = Database.open(path, now=self._clock(), wall=time.time())
+    def _open_database(self, path: Path) -> Database | VolatileState:
+        try:
+            database = Database.open(path, now=self._clock(), wall=time.time())
+        except StoreError as error:
+            # Without the durable copy users can still work; without the service they cannot.
+            self.events.error("state_unusable", detail=f"{error}; bindings will not survive a restart")
+            return VolatileState()
         if database.recovered_from is not None:
             detail = f"the damaged file was moved to {database.recovered_from}; bindings begin anew"
             self.events.error("state_damaged", detail=detail)
@@ -347,7 +354,7 @@ class Router:
     def _open_store(self, service: VirtualService) -> Store:
         return self.database.bindings(service.name, max_entries=service.persistence.max_entries)
 
-    async def _write_journal(self) -> None:
+    async def _write_journal(self, database: Database) -> None:
         failing = False
 
         def failed(error: StoreError) -> None:
@@ -363,9 +370,7 @@ class Router:
                 failing = False
                 self.events.info("state_written_again")
 
-        await run_journal(
-            self.database, clock=self._clock, wall=time.time, on_error=failed, on_success=written
-        )
+        await run_journal(database, clock=self._clock, wall=time.time, on_error=failed, on_success=written)
 
     async def _expire(self) -> None:
         while True:
