@@ -8,10 +8,10 @@ READY  := $(VENV)/.ready
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format fuzz lock clean
+.PHONY: help demo test test-fast lint format fuzz bench-micro lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml requirements/dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,6 +43,9 @@ format: $(READY)  ## rewrite the code the way `make lint` wants it
 
 fuzz: $(READY)  ## feed the parsers hostile bytes for FUZZ_SECONDS (default 60)
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
+
+bench-micro: $(READY)  ## the small steps of a connection, each by itself (BENCH_ARGS=--fast for a first look)
+	$(BIN)/python -m benchmarks.micro $(BENCH_ARGS)
 
 lock:  ## resolve the dependencies anew (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.lock

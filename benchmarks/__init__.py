@@ -1,0 +1,1 @@
+"""Measurements. `make bench-micro` runs the small ones with pyperf."""
