@@ -35,6 +35,7 @@ class _ServiceState:
     bindings: Store
     scheduler: SchedulerState
     line: WaitingLine = field(default_factory=WaitingLine)
+    views: list[View] | None = None
     collisions_told: set[Key] = field(default_factory=set)
 
 
@@ -77,12 +78,19 @@ class Dispatcher:
         for state in self._services.values():
             for gone in [server for server in state.scheduler.wheel if server not in servers]:
                 del state.scheduler.wheel[gone]
+        for state in self._services.values():
+            state.views = None
         self.look_again(farm.services, now=now)
 
     def set_status(self, server: ServerId, status: ServerStatus, *, now: float) -> None:
-        """Record a server's new status, and let the queue look again if it could matter to it."""
-        self.statuses[server] = status
+        """Record a server's new status, and let the queue look again: it may matter to it."""
+        self.note_status(server, status)
         self.look_again((server.service,), now=now)
+
+    def note_status(self, server: ServerId, status: ServerStatus) -> None:
+        """Record a status that changes no decision (a count, a reason in words)."""
+        self.statuses[server] = status
+        self._services[server.service].views = None
 
     def look_again(self, services: Iterable[str], *, now: float) -> None:
         """Let all who wait in these services' queues ask again, in their order."""
@@ -100,13 +108,28 @@ class Dispatcher:
         return len(line) if server is None else line.waiting_for(server)
 
     def views(self, service: VirtualService, *, now: float) -> list[View]:
-        """Return every server of the service as it is now, in the configuration's order."""
-        return [self._view(service, server, now) for server in service.servers]
+        """Return every server of the service as it is now, in the configuration's order.
+
+        They are the dispatcher's own, good until the next verb.
+        """
+        state = self._services[service.name]
+        if state.views is None:
+            state.views = [self._view(service, server, now) for server in service.servers]
+        load = self.ledger.load
+        for view in state.views:
+            view.load = load(view.server.id)
+        if service.slow_start_s:
+            for view in state.views:
+                view.weight = self._weight(service, view.server, now)
+        return state.views
 
     def _view(self, service: VirtualService, server: RealServer, now: float) -> View:
+        weight = self._weight(service, server, now)
+        return View(server, self.statuses[server.id], self.ledger.load(server.id), weight)
+
+    def _weight(self, service: VirtualService, server: RealServer, now: float) -> float:
         status = self.statuses[server.id]
-        weight = st.effective_weight(server, status, slow_start_s=service.slow_start_s, now=now)
-        return View(server, status, self.ledger.load(server.id), weight)
+        return st.effective_weight(server, status, slow_start_s=service.slow_start_s, now=now)
 
     # ---- a connection's way ------------------------------------------------------------------------
 
@@ -296,7 +319,7 @@ class Dispatcher:
         while len(line):
             views = self.views(service, now=self._now)
             view = next(view for view in views if view.server is server)
-            if view.full or not st.takes_token(view.status):
+            if view.full or not view.takes_token:
                 return
             waiter = line.next_for(server_id, takes_new=takes_queued(view, views))
             if waiter is None:

@@ -14,20 +14,34 @@ from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
-    """One real server for one decision: configuration, status, load and effective weight now."""
+    """One real server for decisions: configuration, status, load and effective weight now.
+
+    What follows from configuration and status is worked out once, when the view is made: a farm has tens of
+    servers and thousands of decisions a second, and statuses change now and then. `load` and `weight` (during
+    slow start) are set anew for each decision.
+    """
 
     server: RealServer
     status: ServerStatus
     load: int
     weight: float
+    takes_new: bool = field(init=False)
+    takes_bound: bool = field(init=False)
+    takes_token: bool = field(init=False)
+    capacity: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.takes_new = st.takes_new(self.server, self.status)
+        self.takes_bound = st.takes_bound(self.status)
+        self.takes_token = st.takes_token(self.status)
+        self.capacity = st.capacity(self.server, self.status)
 
     @property
     def full(self) -> bool:
         """Whether every place is taken or reserved."""
-        capacity = st.capacity(self.server, self.status)
-        return bool(capacity) and self.load >= capacity
+        return bool(self.capacity) and self.load >= self.capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +120,7 @@ def names_server(view: View, endpoint: Endpoint) -> bool:
 def _by_token(query: Query, service: VirtualService, views: Sequence[View]) -> Decision | None:
     for view in views:
         if query.token is not None and names_server(view, query.token):
-            if not st.takes_token(view.status) or view.server.id in query.tried:
+            if not view.takes_token or view.server.id in query.tried:
                 return None
             if not view.full:
                 return Go(view.server.id, Reason.TOKEN)
@@ -117,8 +131,10 @@ def _by_token(query: Query, service: VirtualService, views: Sequence[View]) -> D
 def _by_binding(
     query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState
 ) -> Decision:
-    bound = next((view for view in views if view.server.id.name == query.bound), None)
-    if bound is not None and st.takes_bound(bound.status) and bound.server.id not in query.tried:
+    bound = None
+    if query.bound is not None:
+        bound = next((view for view in views if view.server.id.name == query.bound), None)
+    if bound is not None and bound.takes_bound and bound.server.id not in query.tried:
         if not bound.full:
             return Go(bound.server.id, _bound_reason(query.key), binds=True)
         if service.persistence.wait_when_full:
@@ -134,7 +150,7 @@ def _bound_reason(key: Key | None) -> Reason:
 def _by_scheduler(
     query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState, *, moved: bool
 ) -> Decision:
-    usable = [view for view in views if st.takes_new(view.server, view.status)]
+    usable = [view for view in views if view.takes_new]
     for backup in (False, True):
         rank = [view for view in usable if view.server.backup is backup]
         if not rank:
@@ -160,8 +176,8 @@ def _why_nobody(views: Sequence[View]) -> str:
 
 def takes_queued(view: View, views: Sequence[View]) -> bool:
     """Whether a place on this server suits a waiter without a binding (backups only as a last resort)."""
-    if not st.takes_new(view.server, view.status):
+    if not view.takes_new:
         return False
     if not view.server.backup:
         return True
-    return not any(st.takes_new(other.server, other.status) for other in views if not other.server.backup)
+    return not any(other.takes_new for other in views if not other.server.backup)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from rdpbalancer.model import ServerId
 
@@ -21,8 +21,7 @@ class Random(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A server that could be chosen: its effective weight (above 0), and its sessions and leases."""
 
     server: ServerId

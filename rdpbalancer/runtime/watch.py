@@ -174,7 +174,7 @@ class Watch:
         health = observe(status.health, ok=ok, policy=policy, now=self._clock())
         if health.health is status.health.health:
             if health is not status.health:
-                self._dispatcher.statuses[server] = replace(status, health=health)
+                self._dispatcher.note_status(server, replace(status, health=health))
             return
         was_down = status.health.health is Health.DOWN
         self._update(
@@ -191,9 +191,9 @@ class Watch:
     def _tell_agent(self, server: ServerId, before: ServerStatus, after: ServerStatus) -> None:
         old, new = before.agent, after.agent
         if (old.intent, old.health) != (new.intent, new.health):
-            self._dispatcher.statuses[server] = replace(
-                after, changed_at=self._clock(), reason=f"agent: {new.reason or new.intent.value}"
-            )
+            reason = f"agent: {new.reason or new.intent.value}"
+            told = replace(after, changed_at=self._clock(), reason=reason)
+            self._dispatcher.note_status(server, told)
             self._events.warning(
                 "agent_changed",
                 **_fields(server),
