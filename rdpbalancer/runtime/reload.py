@@ -68,7 +68,12 @@ class Reloader:
         changes = diff(router.dispatcher.farm, farm)
         await self._ask(fresh)
         # From here on nothing can fail: what could, has been tried.
-        active_file.keep(fresh)
+        try:
+            active_file.keep(fresh)
+        except OSError as error:
+            router.events.error(
+                "config_not_kept", detail=f"{error}: a restarted router would use the old one"
+            )
         router.take_settings(fresh)
         await router.take_farm(farm)
         router.operator.restore(changes.servers_added)

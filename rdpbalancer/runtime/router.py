@@ -270,7 +270,11 @@ class Router:
         self.bound_names[name] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
         def connected(sock: socket.socket, address: Any) -> None:
-            self.sessions.connected(self.dispatcher.farm.services[service], sock, address)
+            configured = self.dispatcher.farm.services.get(service)
+            if configured is None:  # removed by a reload that is still being applied
+                sock.close()
+                return
+            self.sessions.connected(configured, sock, address)
 
         def short(error: OSError) -> None:
             self.metrics.accept_pauses.labels(service).inc()
