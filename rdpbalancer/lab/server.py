@@ -186,7 +186,7 @@ class LabServer(TerminalServer):
         self.requests.append(received)
 
     async def _is_client(self, channel: Channel, received: ReceivedRequest) -> bool:
-        """Tell a client without a cookie, whose request may equal a probe, by its going on after the confirm."""
+        """Tell a client whose request equals a probe (no cookie) by its going on after the confirm."""
         first = await channel.read(1)
         if first:
             channel.unread(first)

@@ -1,0 +1,1 @@
+"""One loop, or real processes, on loopback."""

@@ -1,0 +1,1 @@
+"""The lab, its pure parts: no socket."""
