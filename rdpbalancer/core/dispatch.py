@@ -4,7 +4,7 @@ This is the whole state that decides. It is changed only by these verbs, each of
 of them waits; time is an argument everywhere.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rdpbalancer.core import status as st
@@ -14,6 +14,7 @@ from rdpbalancer.core.persist import Derived, Store, derive
 from rdpbalancer.core.route import (
     Decision,
     Go,
+    Nobody,
     Query,
     SchedulerState,
     View,
@@ -69,7 +70,8 @@ class Dispatcher:
                 state.bindings.resize(service.persistence.max_entries)
         for name in [name for name in self._services if name not in farm.services]:
             state = self._services.pop(name)
-            _look_again(state.line)
+            for waiter in state.line.drain():
+                waiter.grant(None)
         servers = farm.servers()
         for server in [server for server in self.statuses if server not in servers]:
             del self.statuses[server]
@@ -84,8 +86,11 @@ class Dispatcher:
 
     def set_status(self, server: ServerId, status: ServerStatus, *, now: float) -> None:
         """Record a server's new status, and let the queue look again: it may matter to it."""
+        before = self.statuses[server]
         self.note_status(server, status)
-        self.look_again((server.service,), now=now)
+        configured = self.farm.server(server)
+        if configured is not None and _standing(configured, before) != _standing(configured, status):
+            self.look_again((server.service,), now=now)
 
     def note_status(self, server: ServerId, status: ServerStatus) -> None:
         """Record a status that changes no decision (a count, a reason in words)."""
@@ -93,10 +98,18 @@ class Dispatcher:
         self._services[server.service].views = None
 
     def look_again(self, services: Iterable[str], *, now: float) -> None:
-        """Let all who wait in these services' queues ask again, in their order."""
+        """The farm has changed: give free places to who waits, and let those ask again who wait in vain."""
         self._now = now
         for name in services:
-            _look_again(self._services[name].line)
+            line = self._services[name].line
+            if not len(line):
+                continue
+            service = self.farm.services[name]
+            for server in service.servers:
+                self._place_freed(server.id)
+            views = {view.server.id: view for view in self.views(service, now=now)}
+            for waiter in line.take_out(lambda waiter: _in_vain(waiter, views)):  # noqa: B023 (called here)
+                waiter.grant(None)
 
     def bindings(self, service: str) -> Store:
         """Return the service's store of bindings."""
@@ -168,7 +181,15 @@ class Dispatcher:
         tried: frozenset[ServerId],
         now: float,
     ) -> tuple[Decision, bool]:
-        """Return where the connection goes now, and whether its routing token could not be followed."""
+        """Return where the connection goes now, and whether its routing token could not be followed.
+
+        A connection may have waited over a reload: what counts is the service as it is now.
+        """
+        self._now = now
+        current = self.farm.services.get(service.name)
+        if current is None:
+            return Nobody("service-removed"), False
+        service = current
         query = Query(source, token, key, self._bound(service, key, now), tried)
         state = self._services[service.name].scheduler
         return route(query, service, self.views(service, now=now), state)
@@ -178,6 +199,7 @@ class Dispatcher:
 
         None: the key is somebody else's claim by now (a shared store); decide again.
         """
+        self._now = now
         bound_key = key if go.binds else None
         lease = self.ledger.lease(go.server, bound_key)
         return lease if self._claim(service, go, lease, now) else None
@@ -195,13 +217,17 @@ class Dispatcher:
     ) -> Go | None:
         """Make a granted place the connection's own.
 
-        None: its key has been bound elsewhere while it waited; the place is given back, decide again.
+        None: its key has been bound elsewhere while it waited, or the server is no longer configured; the
+        place is given back, decide again.
         """
-        bound = self._bound(service, key, now)
-        server = service.server(lease.server.name)
-        if server is None:
+        self._now = now
+        current = self.farm.services.get(service.name)
+        server = current.server(lease.server.name) if current else None
+        if current is None or server is None:
             self.ledger.release(lease)
             return None
+        service = current
+        bound = self._bound(service, key, now)
         view = self._view(service, server, now)
         if wanted.server is not None and token is not None and names_server(view, token):
             return Go(lease.server, Reason.TOKEN)
@@ -225,37 +251,43 @@ class Dispatcher:
         bindings = self._services[service.name].bindings
         holder = bindings.claim(lease.key, go.server.name, now=now, hold_s=hold_s, replacing=go.replacing)
         if holder == go.server.name:
+            lease.claimed = True
             return True
         self.ledger.release(lease)
         return False
 
     def give_back(self, lease: Lease, *, now: float) -> None:
-        """The server failed, or the client left: free the place, and the claim unless others use it."""
+        """The server failed, or the client left: free the place and the claim.
+
+        If the server had confirmed already, its desktop is there: the binding stays, and its time starts.
+        """
         self._now = now
         if not lease.held:
             return
         self.ledger.release(lease)
-        state = self._services.get(lease.server.service)
-        if state is None or lease.key is None:
-            return
-        if not self.ledger.uses(lease.server.service, lease.key):
-            state.bindings.release(lease.key, lease.server.name, now=now)
+        if lease.claimed:
+            self._release_claim(lease, now)
+        elif lease.key is not None:
+            self._touch_if_last(lease.server.service, lease.key, now)
 
     def confirm(self, lease: Lease, *, now: float) -> None:
         """The server has answered with a Connection Confirm: the claim becomes a binding."""
         state = self._services.get(lease.server.service)
         if state is not None and lease.key is not None:
+            lease.claimed = False
             state.bindings.confirm(lease.key, lease.server.name, now=now)
 
     def disclaim(self, lease: Lease, *, now: float) -> None:
         """The server has answered, but not with a Connection Confirm: the place stays, the claim goes."""
-        key = lease.key
+        if lease.claimed:
+            self._release_claim(lease, now)
         self.ledger.set_key(lease, None)
+
+    def _release_claim(self, lease: Lease, now: float) -> None:
+        lease.claimed = False
         state = self._services.get(lease.server.service)
-        if state is None or key is None:
-            return
-        if not self.ledger.uses(lease.server.service, key):
-            state.bindings.release(key, lease.server.name, now=now)
+        if state is not None and lease.key is not None:
+            state.bindings.release(lease.key, lease.server.name, now=now)
 
     def close(self, session_id: str, *, now: float) -> LiveSession | None:
         """A session has ended: free its place; its binding's time starts if it was the key's last."""
@@ -263,13 +295,18 @@ class Dispatcher:
         session = self.ledger.close(session_id)
         if session is None:
             return None
-        key, service = session.facts.binding_key, session.facts.service
-        state = self._services.get(service)
-        if key is not None and state is not None and not self.ledger.live_of(service, key):
-            ttl_s = self.farm.services[service].persistence.timeout_s
-            state.bindings.touch(key, now=now, ttl_s=ttl_s)
-            state.collisions_told.discard(key)
+        if session.facts.binding_key is not None:
+            self._touch_if_last(session.facts.service, session.facts.binding_key, now)
         return session
+
+    def _touch_if_last(self, service: str, key: Key, now: float) -> None:
+        """Start the time of the key's binding unless another session keeps it alive."""
+        state = self._services.get(service)
+        if state is None or self.ledger.live_of(service, key):
+            return
+        ttl_s = self.farm.services[service].persistence.timeout_s
+        state.bindings.touch(key, now=now, ttl_s=ttl_s)
+        state.collisions_told.discard(key)
 
     def restore(self, facts: SessionFacts, *, relay: int, place: object, now: float) -> LiveSession:
         """A relay holds this session already: enter it, and pin its binding."""
@@ -299,9 +336,10 @@ class Dispatcher:
         grant: Callable[[Lease | None], None],
         *,
         ticket: int | None,
+        refused: Collection[ServerId] = (),
     ) -> Waiter:
         """Join the service's queue."""
-        return self._services[service].line.join(server, grant, ticket=ticket)
+        return self._services[service].line.join(server, grant, ticket=ticket, refused=refused)
 
     def leave(self, service: str, waiter: Waiter) -> None:
         """Leave the queue."""
@@ -339,6 +377,19 @@ class Dispatcher:
         return status is not None and st.takes_bound(status)
 
 
-def _look_again(line: WaitingLine) -> None:
-    for waiter in line.drain():
-        waiter.grant(None)
+def _standing(server: RealServer, status: ServerStatus) -> tuple[bool, bool, bool, int]:
+    """Return what of a server's status matters to those who wait for a place."""
+    return (
+        st.takes_new(server, status),
+        st.takes_bound(status),
+        st.takes_token(status),
+        st.capacity(server, status),
+    )
+
+
+def _in_vain(waiter: Waiter, views: Mapping[ServerId, View]) -> bool:
+    """Whether the place that somebody waits for can no longer come."""
+    if waiter.server is not None:
+        view = views.get(waiter.server)
+        return view is None or not view.takes_bound
+    return not any(view.takes_new and id_ not in waiter.refused for id_, view in views.items())

@@ -13,11 +13,15 @@ from rdpbalancer.model import Key, ServerId, SessionFacts
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A reserved place on a server, and the use of a key, until it is released or becomes a session."""
+    """A reserved place on a server, and the use of a key, until it is released or becomes a session.
+
+    `claimed`: the key's claim in the store is this lease's, and has to be confirmed or released.
+    """
 
     server: ServerId
     key: Key | None
     held: bool = True
+    claimed: bool = False
 
 
 @dataclass(slots=True, eq=False)

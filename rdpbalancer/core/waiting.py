@@ -5,7 +5,7 @@ server waits for that server; any other takes the first place that suits.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from rdpbalancer.core.ledger import Lease
@@ -18,11 +18,19 @@ class Waiter:
 
     `server` None: any server will do. `grant` is called once, with a lease on the place, or with None when
     the farm has changed and the connection should look again (it keeps its `ticket`, its place in the line).
+    `refused`: servers that failed this connection, whose places do not suit it.
     """
 
     ticket: int
     server: ServerId | None
     grant: Callable[[Lease | None], None]
+    refused: Collection[ServerId] = ()
+
+    def takes(self, server: ServerId, *, takes_new: bool) -> bool:
+        """Whether a place on `server` suits; `takes_new`: it is one for users without a binding, too."""
+        if self.server is not None:
+            return self.server == server
+        return takes_new and server not in self.refused
 
 
 class WaitingLine:
@@ -41,12 +49,13 @@ class WaitingLine:
         grant: Callable[[Lease | None], None],
         *,
         ticket: int | None = None,
+        refused: Collection[ServerId] = (),
     ) -> Waiter:
         """Enter the line: at its end, or at the place of an earlier `ticket`."""
         if ticket is None:
             ticket = self._next_ticket
             self._next_ticket += 1
-        waiter = Waiter(ticket, server, grant)
+        waiter = Waiter(ticket, server, grant, refused)
         # Whoever was drained comes back in order, and is at the end again: sorting each time would make the
         # return of a long line quadratic.
         overtakes = bool(self._waiters) and ticket < next(reversed(self._waiters))
@@ -75,6 +84,13 @@ class WaitingLine:
             del self._waiters[waiter.ticket]
         return waiter
 
+    def take_out(self, hopeless: Callable[[Waiter], bool]) -> list[Waiter]:
+        """Take those out, in order, of whom `hopeless` is true."""
+        waiters = [waiter for waiter in self._waiters.values() if hopeless(waiter)]
+        for waiter in waiters:
+            del self._waiters[waiter.ticket]
+        return waiters
+
     def drain(self) -> list[Waiter]:
         """Take everybody out, in order: the farm has changed and all should look again."""
         waiters = list(self._waiters.values())
@@ -83,6 +99,6 @@ class WaitingLine:
 
     def _first_for(self, server: ServerId, *, takes_new: bool) -> Waiter | None:
         for waiter in self._waiters.values():
-            if waiter.server == server or (waiter.server is None and takes_new):
+            if waiter.takes(server, takes_new=takes_new):
                 return waiter
         return None

@@ -47,6 +47,7 @@ class Watch:
         self._monitors: dict[ServerId, Monitor] = {}
         self._names: asyncio.Task[None] | None = None
         self._all_checked = asyncio.Event()
+        self._observed_at: dict[ServerId, float] = {}
         self.checks_failed: dict[ServerId, int] = {}
         self.agent_failing: set[ServerId] = set()
 
@@ -129,6 +130,10 @@ class Watch:
             return
         if error.code not in ("refused", "timeout", "unreachable", "reset", "no-address"):
             return  # our own shortage (ports, descriptors), not the server's fault
+        now = self._clock()
+        if now - self._observed_at.get(server, -1e9) < configured.health.fast_interval_s:
+            return  # many logins that fail in one moment are one observation, not a row of them
+        self._observed_at[server] = now
         self._observe(server, ok=False, detail=f"a session could not connect: {error}")
         if server in self._monitors:
             self._monitors[server].hurry()

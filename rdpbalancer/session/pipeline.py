@@ -183,7 +183,7 @@ class Sessions:
             conn.token = decode_msts(request.token)
 
     def _derive_key(self, conn: Connection) -> None:
-        service = conn.service
+        service = self._current(conn)
         derived = self._dispatcher.derive(service, cookie=conn.user, source=conn.peer.host)
         conn.key = derived.key
         if derived.ambiguous:
@@ -191,6 +191,18 @@ class Sessions:
         suspect = derived.collided or derived.key
         if suspect is not None and self._dispatcher.collides(service, suspect):
             self._tell_collision(conn, suspect)
+
+    def _current(self, conn: Connection) -> VirtualService:
+        """Return the connection's service as it is configured now. Raises NoServerError: it is gone.
+
+        A reload may have changed it while the connection was read from or waited; deciding with servers that
+        are configured no more would end in nothing.
+        """
+        service = self._dispatcher.farm.services.get(conn.service.name)
+        if service is None:
+            raise NoServerError("removed", f"the service {conn.service.name} is not configured any more")
+        conn.service = service
+        return service
 
     def _tell_collision(self, conn: Connection, key: Key) -> None:
         if not self._dispatcher.first_collision(conn.service.name, key):
@@ -223,8 +235,9 @@ class Sessions:
     async def _choose(self, conn: Connection) -> tuple[Lease, Go]:
         """Return a reserved place, after waiting for one if need be."""
         while True:
+            service = self._current(conn)
             decision, token_missed = self._dispatcher.decide(
-                conn.service,
+                service,
                 source=conn.peer.host,
                 token=conn.token,
                 key=conn.key,
@@ -232,32 +245,36 @@ class Sessions:
                 now=self._clock(),
             )
             if token_missed and not conn.tried:
-                self._metrics.tokens_missed.labels(conn.service.name).inc()
+                self._metrics.tokens_missed.labels(service.name).inc()
             match decision:
                 case Go():
-                    lease = self._dispatcher.take(conn.service, decision, conn.key, now=self._clock())
+                    lease = self._dispatcher.take(service, decision, conn.key, now=self._clock())
                     if lease is not None:
                         return lease, decision
                 case Wait():
                     if (granted := await self._wait(conn, decision)) is not None:
                         return granted
                 case Nobody():
-                    raise NoServerError(decision.why, f"no real server of {conn.service.name} can be used")
+                    raise NoServerError(decision.why, f"no real server of {service.name} can be used")
 
     async def _wait(self, conn: Connection, wanted: Wait) -> tuple[Lease, Go] | None:
         """Wait in the queue; None: look again. Raises NoServerError, ClientError."""
         lease = await Turn(conn, self._dispatcher, self._clock).come(wanted.server)
         if lease is None:
             return None
-        go = self._dispatcher.settle(
-            conn.service,
-            lease,
-            wanted=wanted,
-            token=conn.token,
-            key=conn.key,
-            tried=conn.tried,
-            now=self._clock(),
-        )
+        try:
+            go = self._dispatcher.settle(
+                self._current(conn),
+                lease,
+                wanted=wanted,
+                token=conn.token,
+                key=conn.key,
+                tried=conn.tried,
+                now=self._clock(),
+            )
+        except BaseException:
+            self._dispatcher.give_back(lease, now=self._clock())
+            raise
         return (lease, go) if go is not None else None
 
     async def _dial(self, conn: Connection, lease: Lease, go: Go) -> Answer:

@@ -29,7 +29,9 @@ class Turn:
         began_at = self._clock()
         if conn.queue_until_at is None:
             conn.queue_until_at = began_at + conn.service.timeouts.queue_s
-        waiter = self._dispatcher.wait(conn.service.name, server, self._grant, ticket=conn.ticket)
+        waiter = self._dispatcher.wait(
+            conn.service.name, server, self._grant, ticket=conn.ticket, refused=conn.tried
+        )
         conn.ticket = waiter.ticket
         timer = loop.call_at(
             conn.queue_until_at, self._fail, NoServerError("queue-timeout", "no place came free")

@@ -42,7 +42,6 @@ class Claims:
     def put(self, key: Key, server: str, *, now: float, hold_s: float) -> None:
         """Make a claim in the place of whatever claim the key had; beyond the limit the oldest is dropped."""
         self.drop(key)
-        self.expire(now=now)
         self._claims[key] = Claim(server, now + hold_s)
         if len(self._claims) > self._limit:
             self._claims.popitem(last=False)

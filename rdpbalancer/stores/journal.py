@@ -63,9 +63,10 @@ async def run_journal(
 ) -> None:
     """Write the changes of `database` every `interval_s` until cancelled, and then a last time.
 
-    A failed write is reported to `on_error` and tried again at the next interval, the last one is not; after
-    each successful one `on_success` is called, so that the caller can tell when the trouble is over. When
-    this ends after a cancellation, everything noted before has been written or reported.
+    A failed write is reported to `on_error` and tried again at the next interval; after each successful one
+    `on_success` is called, so that the caller can tell when the trouble is over. However often it is
+    cancelled, this ends only after the last write, which is tried once: everything noted before has then been
+    written, or its failure reported.
 
     Args:
         database: closed by the caller, afterwards.

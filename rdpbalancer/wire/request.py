@@ -58,7 +58,7 @@ class Preconnection(msgspec.Struct, frozen=True):
 class Request(msgspec.Struct, frozen=True):
     """What a client asks for.
 
-    `cookie` is the mstshash value as sent; bytes that are not UTF-8 are escaped. `token` is the text of a
+    `cookie` is the mstshash value as sent; bytes that are not UTF-8 are `%XX`. `token` is the text of a
     routing token without its line end: `Cookie: msts=...`, `tsv://...`, any text that is no mstshash
     cookie. `requested_protocols` is None without RDP_NEG_REQ. `request_offset` counts the bytes before the
     Connection Request, `length` all bytes read here: what lies behind belongs to the session.
@@ -166,8 +166,22 @@ def _read_variable(variable: bytes) -> tuple[str | None, bytes | None, bytes]:
         if line[: len(_COOKIE_PREFIX)].lower() != _COOKIE_PREFIX:
             token = token or line
         elif cookie is None and len(line) > len(_COOKIE_PREFIX):
-            cookie = line[len(_COOKIE_PREFIX) :].decode("utf-8", "backslashreplace")
+            cookie = _text(line[len(_COOKIE_PREFIX) :])
     return cookie, token, variable[at:]
+
+
+def _text(raw: bytes) -> str:
+    """Return a cookie's value as text, each byte that is not UTF-8 as ``%XX``.
+
+    Not with a backslash, as Python would: that one stands between the domain and the user.
+    """
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        kept = raw.decode("utf-8", "surrogateescape")
+        return "".join(
+            f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in kept
+        )
 
 
 def _line_end(variable: bytes, at: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def cookie(text: str | None, **policy: Any) -> str | None:
         ("ALICE", "alice"),
         ("Alice Doe", "alice doe"),
         ("MÜLLER", "müller"),
-        ("\\xdcller", "\\xdcller"),  # bytes that were not UTF-8, escaped
+        ("m%DCller", "m%dcller"),  # bytes that were not UTF-8, escaped
         ("user@EXAMPLE.net", "user@example.net"),
         ("DOMAIN\\user", "domain\\user"),
         ("DOMAIN\\", "domain\\"),

@@ -1,0 +1,1 @@
+"""Faults injected on purpose: what breaks, and what must still hold then."""

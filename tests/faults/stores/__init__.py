@@ -1,0 +1,1 @@
+"""Faults of the durable copy: kills, full disks, damaged and locked files, clocks that jump."""
