@@ -84,7 +84,10 @@ class Admission:
         counted = (place.service, source_network(source))
         if limits.source_sessions and self._source_places[counted] >= limits.source_sessions:
             return Refusal.SOURCE_SESSIONS
-        if limits.source_half_open and self._source_half_open[counted] >= limits.source_half_open:
+        # Without a limit of its own, one source may hold half of all half-open places: a silent crowd behind
+        # one address must leave room for everybody else.
+        half_open_limit = limits.source_half_open or max(1, self.max_half_open // 2)
+        if self._source_half_open[counted] >= half_open_limit:
             return Refusal.SOURCE_HALF_OPEN
         if limits.source_rate and not self._spend(counted, limits, now):
             return Refusal.SOURCE_RATE

@@ -83,7 +83,10 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Admission limits of one service. 0: no limit. The rate is connections per `source_rate_interval_s`."""
+    """Admission limits of one service. 0: no limit (half open: half of the total).
+
+    The rate is connections per `source_rate_interval_s`.
+    """
 
     max_sessions: int = 0
     source_sessions: int = 0

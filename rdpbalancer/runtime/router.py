@@ -149,6 +149,9 @@ class Router:
     async def _start(self) -> None:
         await self.take_farm(farm_of(self._settings))
         self.operator.restore(self.dispatcher.statuses.keys())
+        if isinstance(self.database, Database):
+            for name in self.database.services() - self.dispatcher.farm.services.keys():
+                self.database.forget_service(name)
         self._farm_taken = True
         self._add_relays()
         # Whoever lives must be known before anybody new is placed: exact loads, and every user's desktop.
@@ -350,16 +353,20 @@ class Router:
             # Without the durable copy users can still work; without the service they cannot.
             self.events.error("state_unusable", detail=f"{error}; bindings will not survive a restart")
             return VolatileState()
-        if database.recovered_from is not None:
-            detail = f"the damaged file was moved to {database.recovered_from}; bindings begin anew"
-            self.events.error("state_damaged", detail=detail)
+        self._tell_recovery(database)
         return database
+
+    def _tell_recovery(self, database: Database) -> None:
+        if database.recovered_from is not None:
+            detail = f"the damaged state file was moved to {database.recovered_from} and begun anew"
+            self.events.error("state_damaged", detail=detail)
 
     def _open_store(self, service: VirtualService) -> Store:
         return self.database.bindings(service.name, max_entries=service.persistence.max_entries)
 
     async def _write_journal(self, database: Database) -> None:
         failing = False
+        recovered_from = database.recovered_from
 
         def failed(error: StoreError) -> None:
             nonlocal failing
@@ -369,10 +376,13 @@ class Router:
                 self.events.error("state_not_written", detail=str(error))
 
         def written() -> None:
-            nonlocal failing
+            nonlocal failing, recovered_from
             if failing:
                 failing = False
                 self.events.info("state_written_again")
+            if database.recovered_from != recovered_from:
+                recovered_from = database.recovered_from
+                self._tell_recovery(database)
 
         await run_journal(database, clock=self._clock, wall=time.time, on_error=failed, on_success=written)
 

@@ -165,7 +165,9 @@ class PerSource(Model):
 
     sessions: Count = Field(default=0, description="Sessions at once; 0: no limit.")
     half_open: Count = Field(
-        default=0, description="Connections at once that have not reached a server yet; 0: no limit."
+        default=0,
+        description="Connections at once that have not reached a server yet; 0: half of all, which are"
+        " global.limits.max_half_open.",
     )
     rate: RateLimit = Field(
         default=Rate(0, 10.0), description="New connections in an interval, as in 20/10s; 0/10s: no limit."

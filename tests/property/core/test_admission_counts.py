@@ -76,9 +76,8 @@ class AdmissionCounts(RuleBasedStateMachine):
         expected = None
         if limits.source_sessions and self._count(place.service, network) >= limits.source_sessions:
             expected = Refusal.SOURCE_SESSIONS
-        elif (
-            limits.source_half_open
-            and self._count(place.service, network, half_open=True) >= limits.source_half_open
+        elif self._count(place.service, network, half_open=True) >= (
+            limits.source_half_open or MAX_HALF_OPEN // 2
         ):
             expected = Refusal.SOURCE_HALF_OPEN
         service = virtual_service(name=place.service, limits=limits)

@@ -39,14 +39,28 @@ def refused(
 
 
 def test_half_open_connections_are_bounded_over_all_services() -> None:
-    door, one, other = Admission(max_half_open=2), virtual_service(), virtual_service(name="other")
+    door, one, other = Admission(max_half_open=4), virtual_service(), virtual_service(name="other")
     place = inside(door, one)
+    inside(door, one)
+    inside(door, other)
     inside(door, other)
     assert Refusal.MAX_HALF_OPEN == door.enter(one)
     assert Refusal.MAX_HALF_OPEN == door.enter(other)
     door.opened(place)
-    assert refused(door, other) is None
-    assert 2 == door.half_open
+    assert refused(door, one) is None
+    assert 4 == door.half_open
+
+
+def test_one_source_may_hold_half_of_all_half_open_places() -> None:
+    """A silent crowd behind one address leaves room for everybody else, without any limit configured."""
+    door, service = Admission(max_half_open=6), virtual_service()
+    first = inside(door, service)
+    inside(door, service)
+    inside(door, service)
+    assert Refusal.SOURCE_HALF_OPEN == refused(door, service)
+    assert refused(door, service, "198.51.100.99") is None
+    door.opened(first)
+    assert refused(door, service) is None
 
 
 def test_sessions_are_bounded_by_service() -> None:
