@@ -1,0 +1,1 @@
+"""Proof by real programs from Debian packages: xfreerdp, rdesktop, xrdp, HAProxy."""
