@@ -22,11 +22,12 @@ class Hello(msgspec.Struct, tag="hello", array_like=True):
     report_interval_s: float = 5.0
 
 
-class Adopt(msgspec.Struct, tag="adopt", array_like=True):
-    """Router to relay, with the client's and the server's socket: this session is yours.
+class Carried(msgspec.Struct, array_like=True):
+    """A session between two processes, beside its two sockets (the client's and the server's).
 
-    `facts` is opaque to the relay. `to_server` and `to_client` are bytes already read that come first.
-    `idle_s` 0: no idle limit.
+    `facts` is opaque to the relay. `to_server` and `to_client` are bytes already read that come first (after
+    those of `Part`). `idle_s` 0: no idle limit. The rest is what a session that moves has been through: bytes
+    delivered, seconds since the last one, who has closed and which directions are done.
     """
 
     id: str
@@ -34,6 +35,32 @@ class Adopt(msgspec.Struct, tag="adopt", array_like=True):
     to_server: bytes
     to_client: bytes
     idle_s: float
+    bytes_up: int = 0
+    bytes_down: int = 0
+    silent_s: float = 0.0
+    closed_first: CloseSide | None = None
+    up_done: bool = False
+    down_done: bool = False
+
+
+class Part(msgspec.Struct, tag="part", array_like=True):
+    """Bytes of a session that is on its way, more than fit into its own message. In order, before it."""
+
+    id: str
+    up: bool
+    data: bytes
+
+
+class Adopt(Carried, tag="adopt", array_like=True):
+    """Router to relay, with the client's and the server's socket: this session is yours."""
+
+
+class Surrender(msgspec.Struct, tag="surrender", array_like=True):
+    """Router to relay: give me your sessions, one after the other, and exit. No `Adopt` follows."""
+
+
+class Surrendered(Carried, tag="surrendered", array_like=True):
+    """Relay to router, with both sockets: this session is yours again, to be given to another relay."""
 
 
 class Kick(msgspec.Struct, tag="kick", array_like=True):
@@ -97,8 +124,8 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
     """Supervisor to relay: end all sessions and exit."""
 
 
-ToRelay = Hello | Adopt | Kick | Retire | Ping | Stop
-FromRelay = Hello | Live | Counts | Ended | Pong
+ToRelay = Hello | Adopt | Part | Kick | Retire | Surrender | Ping | Stop
+FromRelay = Hello | Live | Counts | Ended | Part | Surrendered | Pong
 
 TO_RELAY: msgspec.msgpack.Decoder[ToRelay] = msgspec.msgpack.Decoder(ToRelay)
 FROM_RELAY: msgspec.msgpack.Decoder[FromRelay] = msgspec.msgpack.Decoder(FromRelay)

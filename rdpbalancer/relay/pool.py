@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -21,8 +22,11 @@ from rdpbalancer.relay.messages import (
     Hello,
     Kick,
     Live,
+    Part,
     Retire,
     SessionState,
+    Surrender,
+    Surrendered,
 )
 from rdpbalancer.relay.pump import Pump, PumpedSession
 
@@ -50,6 +54,10 @@ class RelayEvents(Protocol):
         """A session has ended."""
         ...
 
+    def session_rehomed(self, session_id: str, relay: int) -> None:
+        """A session has moved to another relay."""
+        ...
+
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """A relay is gone, and its sessions with it."""
         ...
@@ -68,10 +76,13 @@ class _Link:
         self.channel = Channel(sock, FROM_RELAY, on_message=self._heard, on_close=self._lost)
 
     def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
-        for sock in sockets:  # a relay sends none; one that does is not to leak them here
-            sock.close()
         events = self._pool.events
         match message:
+            case Part():
+                self._pool.forward_part(message)
+            case Surrendered():
+                self.sessions -= 1
+                self._pool.rehome(message, sockets)
             case Ended():
                 self.sessions -= 1
                 events.session_ended(message, self.pid)
@@ -105,6 +116,8 @@ class RelayPool:
         self._report_interval_s = report_interval_s
         self._links: dict[int, _Link] = {}
         self._changed = asyncio.Event()
+        self._moving: dict[str, list[Part]] = {}
+        self._homeless: deque[tuple[Surrendered, Sequence[socket.socket]]] = deque()
 
     def add(self, pid: int, sock: socket.socket) -> None:
         """Take a relay into use, and ask it for its sessions."""
@@ -177,6 +190,31 @@ class RelayPool:
                 link.retiring = True
                 link.channel.send(Retire())
 
+    def surrender(self, relay: int) -> None:
+        """Have a relay give all its sessions away, to the others, and exit."""
+        link = self._links.get(relay)
+        if link is not None:
+            link.retiring = True
+            link.channel.send(Surrender())
+
+    def forward_part(self, part: Part) -> None:
+        """Pass bytes of a moving session on to the relay that gets it."""
+        self._moving.setdefault(part.id, []).append(part)
+
+    def rehome(self, surrendered: Surrendered, sockets: Sequence[socket.socket]) -> None:
+        """Give a session that a relay has given up to another one, at once: it stands still meanwhile."""
+        self._homeless.append((surrendered, sockets))
+        self._house_homeless()
+
+    def _house_homeless(self) -> None:
+        while self._homeless and (link := self._least_loaded()) is not None:
+            surrendered, sockets = self._homeless.popleft()
+            link.sessions += 1
+            self.events.session_rehomed(surrendered.id, link.pid)
+            for part in self._moving.pop(surrendered.id, ()):
+                link.channel.send(part)
+            link.channel.send(Adopt(**msgspec.structs.asdict(surrendered)), sockets)
+
     def sessions(self) -> dict[int, int]:
         """Return each relay's process id and its number of sessions."""
         return {pid: link.sessions for pid, link in self._links.items()}
@@ -184,6 +222,11 @@ class RelayPool:
     def changed(self) -> None:
         """A relay may have become usable."""
         self._changed.set()
+        self._house_homeless()
+
+    def retiring(self) -> list[int]:
+        """Return the relays that are giving their sessions away, or wait for their last one to end."""
+        return [pid for pid, link in self._links.items() if link.retiring]
 
     def lost(self, link: _Link, error: ChannelError | None) -> None:
         """A relay's line is down."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from rdpbalancer.model import CloseReason, CloseSide
+from rdpbalancer.relay.messages import Carried
 
 READ_BUFFER_BYTES: Final = 256 * 1024
 # After one side has closed, the other may finish what it has to say; silence this long means that it never
@@ -209,6 +210,46 @@ class Pump:
         session.up.start(first[0])
         session.down.start(first[1])
         return session
+
+    def resume(self, carried: Carried, sockets: tuple[socket.socket, socket.socket]) -> PumpedSession:
+        """Take over a session that another process had, with all that it has been through."""
+        session = PumpedSession(self, carried.id, carried.facts, sockets, carried.idle_s)
+        session.closed_first = carried.closed_first
+        session.active_at -= carried.silent_s
+        session.reported = carried.bytes_up + carried.bytes_down
+        self._sessions[carried.id] = session
+        flows = (
+            (session.up, carried.bytes_up, carried.up_done, carried.to_server),
+            (session.down, carried.bytes_down, carried.down_done, carried.to_client),
+        )
+        for flow, count, done, first in flows:
+            flow.count, flow.done = count, done
+            if not done:
+                flow.start(first)
+        return session
+
+    def surrender(self, session: PumpedSession) -> Carried:
+        """Let go of a session, between any two of its events, and return what another process needs.
+
+        Its sockets stay open and are the caller's; its end is not reported.
+        """
+        del self._sessions[session.id]
+        for sock in (session.client, session.server):
+            self.loop.remove_reader(sock)
+            self.loop.remove_writer(sock)
+        return Carried(
+            session.id,
+            session.facts,
+            bytes(session.up.pending),
+            bytes(session.down.pending),
+            session.idle_s,
+            session.up.count,
+            session.down.count,
+            self.loop.time() - session.active_at,
+            session.closed_first,
+            session.up.done,
+            session.down.done,
+        )
 
     def kick(self, session_id: str, reason: CloseReason) -> None:
         """End a session on the balancer's own account. Unknown ids are sessions that ended meanwhile."""

@@ -22,18 +22,25 @@ from rdpbalancer.relay.messages import (
     Hello,
     Kick,
     Live,
+    Part,
     Ping,
     Pong,
     Retire,
     SessionState,
     Stop,
+    Surrender,
+    Surrendered,
 )
+from rdpbalancer.relay.parts import Parts, packed
 from rdpbalancer.relay.pump import Pump, PumpedSession
 
 # A session's state is its facts (at most about 2 KiB) and a few numbers: 32 fit a message with room to spare.
 _STATES_PER_MESSAGE = 32
 _COUNTS_PER_MESSAGE = 1000
 TICK_S = 1.0
+# Sessions that are on their way at once, when this relay gives its sessions away; and when to look again.
+_SURRENDERS_AT_ONCE = 16
+_SURRENDER_PAUSE_S = 0.002
 
 
 class Relay:
@@ -46,6 +53,7 @@ class Relay:
         self._report_interval_s = 5.0
         self._report_at = 0.0
         self._retiring = False
+        self._parts = Parts()
         self._moved: dict[str, tuple[str, int, int]] = {}
         self._router = Channel(router, TO_RELAY, on_message=self._from_router, on_close=self._stopped.set)
         self._supervisor = Channel(
@@ -82,19 +90,18 @@ class Relay:
         match message:
             case Adopt():
                 client, server = sockets
-                self._pump.adopt(
-                    message.id,
-                    message.facts,
-                    (client, server),
-                    first=(message.to_server, message.to_client),
-                    idle_s=message.idle_s,
-                )
+                self._pump.resume(self._parts.complete(message), (client, server))
+            case Part():
+                self._parts.add(message)
             case Kick():
                 for session_id in message.ids:
                     self._pump.kick(session_id, message.reason)
             case Retire():
                 self._retiring = True
                 self._stop_if_retired()
+            case Surrender():
+                self._retiring = True
+                self._surrender_some()
             case Hello():
                 self._greet(message)
 
@@ -109,6 +116,19 @@ class Relay:
         for start in range(0, len(states), _STATES_PER_MESSAGE):
             self._router.send(Live(states[start : start + _STATES_PER_MESSAGE], last=False))
         self._router.send(Live([], last=True))
+
+    def _surrender_some(self) -> None:
+        """Give sessions away while the line takes them: each stands still only while it is on its way."""
+        for session in self._pump:
+            if self._router.backlog >= _SURRENDERS_AT_ONCE:
+                asyncio.get_running_loop().call_later(_SURRENDER_PAUSE_S, self._surrender_some)
+                return
+            self._moved.pop(session.id, None)
+            carried = self._pump.surrender(session)
+            for message in packed(carried, Surrendered):
+                sockets = (session.client, session.server) if isinstance(message, Surrendered) else ()
+                self._router.send(message, sockets)
+        self._stop_if_retired()
 
     def _stop_if_retired(self) -> None:
         if self._retiring and not len(self._pump) and not self._router.backlog:

@@ -62,6 +62,12 @@ class Keeper:
         )
         self._account.closed(SessionRecord(facts, end, relay))
 
+    def session_rehomed(self, session_id: str, relay: int) -> None:
+        """A session has moved to another relay."""
+        session = self._dispatcher.ledger.get(session_id)
+        if session is not None:
+            session.relay = relay
+
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """A relay is gone, and its sessions with it."""
         lost = [session for session in self._dispatcher.ledger if session.relay == relay]
