@@ -11,6 +11,8 @@ from rdpbalancer.cli import output
 from rdpbalancer.cli.show import ask, json_option, service_option
 
 _POLL_S = 0.2
+# Preflight, restart of the router and the move of the sessions, on a busy machine.
+_UPGRADE_S = 90.0
 
 
 class Duration(click.ParamType[float]):
@@ -120,9 +122,17 @@ def set_weight(
 @click.option("--source", help="The sessions from this IP address.")
 @json_option
 @click.pass_context
-def kick(context: click.Context, /, session: str | None, *, as_json: bool, **which: str | None) -> None:
+def kick(
+    context: click.Context,
+    session: str | None,
+    user: str | None,
+    server: str | None,
+    source: str | None,
+    *,
+    as_json: bool,
+) -> None:
     """End sessions: one by its id, or all that match the options."""
-    answer = ask(context, "kick", session=session, **which)
+    answer = ask(context, "kick", session=session, user=user, server=server, source=source)
     if as_json:
         output.print_json(answer)
     elif not context.obj["quiet"]:
@@ -184,6 +194,45 @@ def reload_config(context: click.Context, *, wait: bool, as_json: bool) -> None:
         print("reloaded; " + ("; ".join(said) or "nothing in the farm differs"))
 
 
+@click.command("upgrade")
+@click.option("--wait", is_flag=True, help="Return when every session has moved to the new code.")
+@json_option
+@click.pass_context
+def upgrade(context: click.Context, *, wait: bool, as_json: bool) -> None:
+    """Run the newly installed code. No session is dropped, no connection refused."""
+    before = ask(context, "upgrade", timeout_s=_UPGRADE_S)
+    status = _wait_upgraded(context, before["generation"]) if wait else None
+    if as_json:
+        output.print_json({"from": before, "to": status})
+    elif not context.obj["quiet"] and status is None:
+        print("upgrade begun; `rdpbalancer status` shows the version that runs")
+    elif not context.obj["quiet"] and status is not None:
+        print(f"version {status['version']} runs; {status['sessions']} sessions have moved")
+
+
+def _wait_upgraded(context: click.Context, generation: int) -> dict[str, Any]:
+    """Wait until a router of the next generation answers and no relay of the old one is left."""
+    from rdpbalancer.control.client import UnreachableError
+
+    until_at, told = time.monotonic() + _UPGRADE_S, ""
+    while time.monotonic() < until_at:
+        try:
+            status: dict[str, Any] = ask(context, "status")
+        except UnreachableError:
+            progress = "the new code is starting"
+        else:
+            left = len(status["relays_retiring"])
+            if status["generation"] > generation and status["status"] == "running" and not left:
+                return status
+            progress = f"{left} relays are giving their sessions away" if left else "the router is changing"
+        if progress != told and not context.obj["quiet"] and sys.stderr.isatty():
+            print(f"{progress} ...", file=sys.stderr)
+        told = progress
+        time.sleep(_POLL_S)
+    output.complain("the upgrade has not come to its end; `rdpbalancer status` shows how far it is")
+    sys.exit(output.EXIT_WAIT_RAN_OUT)
+
+
 COMMANDS = [
     _state_command("drain", "Give SERVER no new users; those who are bound to it still come back."),
     _state_command("halt", "Give SERVER nobody at all; live sessions stay."),
@@ -192,4 +241,5 @@ COMMANDS = [
     kick,
     persist,
     reload_config,
+    upgrade,
 ]

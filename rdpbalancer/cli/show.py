@@ -63,11 +63,11 @@ EVENTS = (
 )
 
 
-def ask(context: click.Context, verb: str, **params: Any) -> Any:
+def ask(context: click.Context, verb: str, *, timeout_s: float = 10.0, **params: Any) -> Any:
     """Ask the running service."""
     from rdpbalancer.control.client import Client
 
-    with Client(context.obj["socket"]) as client:
+    with Client(context.obj["socket"], timeout_s=timeout_s) as client:
         return client.call(verb, **params)
 
 

@@ -35,13 +35,18 @@ def read(path: Path, *, environ: Mapping[str, str]) -> Active:
 
 def keep(active: Active) -> Path:
     """Keep a configuration as the one in use, and return where. Raises OSError."""
-    file = active.settings.global_.runtime_dir / FILE_NAME
+    file = kept_file(active)
     fresh = file.with_name(f".{FILE_NAME}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as out:
         out.write(active.text)
     fresh.rename(file)
     return file
+
+
+def kept_file(active: Active) -> Path:
+    """Return where a configuration is kept while it is in use."""
+    return active.settings.global_.runtime_dir / FILE_NAME
 
 
 def kept(file: Path, path: Path, *, environ: Mapping[str, str]) -> Active:

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str]) -> None:
         supervisor, kept, path = arguments[1:]
         setproctitle.setproctitle("rdpbalancer: router")
         run(_router(int(supervisor), Path(kept), Path(path)))
+    elif role == "preflight":
+        _preflight(Path(arguments[1]), Path(arguments[2]))
     else:
         message = f"rdpbalancer.runtime.child: there is no role {role!r}"
         raise SystemExit(message)
@@ -45,6 +47,20 @@ async def _router(supervisor: int, kept: Path, path: Path) -> None:
     from rdpbalancer.runtime.router import Router
 
     await Router(_inherited(supervisor), active.kept(kept, path, environ=os.environ)).run()
+
+
+def _preflight(kept: Path, path: Path) -> None:
+    """Show that this code starts: everything can be imported, and the configuration in use be read."""
+    import msgspec
+
+    from rdpbalancer.relay import worker
+    from rdpbalancer.runtime import active, router, supervisor, upgrade
+    from rdpbalancer.settings.build import farm_of
+
+    farm_of(active.kept(kept, path, environ=os.environ).settings)
+    needed = (worker.Relay, router.Router, supervisor.Supervisor)
+    assert all(needed)  # noqa: S101 (they are there; nothing is run yet)
+    print(msgspec.json.encode(upgrade.abilities()).decode())  # noqa: T201 (the answer, read by the old code)
 
 
 def _inherited(descriptor: int) -> socket.socket:

@@ -15,6 +15,21 @@ import msgspec
 from rdpbalancer.relay.channel import Channel, pair
 
 
+def start(role: str, arguments: Sequence[str], sockets: Sequence[socket.socket]) -> tuple[int, socket.socket]:
+    """Start a child process; return its pid and our end of the line to it."""
+    ours, theirs = pair()
+    passed = [theirs, *sockets]
+    descriptors = [str(sock.fileno()) for sock in passed]
+    process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
+        [sys.executable, "-m", "rdpbalancer.runtime.child", role, *descriptors, *arguments],
+        pass_fds=[sock.fileno() for sock in passed],
+        stdin=subprocess.DEVNULL,
+    )
+    theirs.close()
+    process.returncode = 0  # watched and reaped by `Child`, by its pid: it may outlive this very program
+    return process.pid, ours
+
+
 class Child:
     """One child process and the supervisor's line to it.
 
@@ -24,32 +39,24 @@ class Child:
     def __init__(
         self,
         role: str,
-        arguments: Sequence[str],
+        pid: int,
+        line: socket.socket,
         *,
-        sockets: Sequence[socket.socket],
         decoder: msgspec.msgpack.Decoder[Any],
         on_message: Callable[["Child", msgspec.Struct], None],
         on_exit: Callable[["Child", str], None],
     ) -> None:
         self.role = role
         self.retiring = False
+        self.line = line
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
-        ours, theirs = pair()
-        passed = [theirs, *sockets]
-        descriptors = [str(sock.fileno()) for sock in passed]
-        self._process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
-            [sys.executable, "-m", "rdpbalancer.runtime.child", role, *descriptors, *arguments],
-            pass_fds=[sock.fileno() for sock in passed],
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self.pid = self._process.pid
+        self.pid = pid
         self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._ended)
         self.answered_at = self._loop.time()
         self.channel = Channel(
-            ours,
+            line,
             decoder,
             on_message=lambda message, _sockets: on_message(self, message),
             on_close=lambda: None,  # the pidfd tells
@@ -63,7 +70,7 @@ class Child:
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        code = self._process.wait()
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.channel.close()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         self._on_exit(self, how)

@@ -71,6 +71,9 @@ class Keeper:
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """A relay is gone, and its sessions with it."""
         lost = [session for session in self._dispatcher.ledger if session.relay == relay]
+        if not lost:
+            self._events.info("relay_gone", relay=relay, detail="it held no session")
+            return
         detail = str(error) if error else "it ended"
         self._events.error("relay_lost", relay=relay, sessions=len(lost), detail=detail)
         for session in lost:

@@ -1,8 +1,10 @@
-"""Which listening sockets a configuration wants, by name, and opening them."""
+"""Which listening sockets a configuration wants, by name, and the supervisor's keeping of them."""
 
 import socket
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import listen
 from rdpbalancer.settings.schema import Settings
@@ -24,9 +26,59 @@ def wanted_listeners(settings: Settings) -> dict[str, str]:
     return wanted
 
 
-def open_listener(address: str, *, control_mode: int) -> socket.socket:
-    """Open one listener: a Unix socket for a path, else TCP. Raises ConfigurationError."""
-    if address.startswith("/"):
-        return listen.unix(Path(address), mode=control_mode)
-    host, _, port = address.rpartition(":")
-    return listen.tcp(Endpoint(host.strip("[]"), int(port)))
+class Listeners:
+    """The open listening sockets, by name, each with the address it was opened for."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[str, socket.socket]] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, str, socket.socket]]:
+        """Yield name, address and socket of each."""
+        for name, (address, sock) in self._open.items():
+            yield name, address, sock
+
+    def sock(self, name: str) -> socket.socket:
+        """Return the socket of that name."""
+        return self._open[name][1]
+
+    def inherit(self, name: str, address: str, sock: socket.socket) -> None:
+        """Take over a socket that is listening already."""
+        self._open[name] = (address, sock)
+
+    def open_missing(self, wanted: Mapping[str, str], *, control_mode: int) -> list[str]:
+        """Open what is wanted and not open yet; return the names. All or none: raises ConfigurationError."""
+        opened: list[str] = []
+        try:
+            for name, address in wanted.items():
+                if name not in self._open:
+                    self._open[name] = (address, self._open_one(address, control_mode))
+                    opened.append(name)
+        except ConfigurationError:
+            self.close(opened)
+            raise
+        return opened
+
+    def close_others(self, wanted: Mapping[str, str]) -> None:
+        """Close what is not wanted any more."""
+        self.close([name for name in self._open if name not in wanted])
+
+    def close(self, names: Iterable[str]) -> None:
+        """Close these; a Unix socket's file goes with it."""
+        for name in names:
+            address, sock = self._open.pop(name)
+            sock.close()
+            if address.startswith("/"):
+                Path(address).unlink(missing_ok=True)
+
+    def close_all(self) -> None:
+        """Close every socket."""
+        self.close(list(self._open))
+
+    def _open_one(self, address: str, control_mode: int) -> socket.socket:
+        for known_address, sock in self._open.values():
+            if known_address == address and not address.endswith(":0"):
+                return sock.dup()  # a service gives its address to another in the same reload
+        if address.startswith("/"):
+            return listen.unix(Path(address), mode=control_mode)
+        host, _, port = address.rpartition(":")
+        return listen.tcp(Endpoint(host.strip("[]"), int(port)))

@@ -9,9 +9,13 @@ PROTOCOL_VERSION = 1
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True):
-    """First word of the supervisor. A router that speaks another version refuses with a clear error."""
+    """First word of the supervisor. A router that speaks another version refuses with a clear error.
+
+    `generation`: how often the service has been upgraded since its start.
+    """
 
     version: int
+    generation: int
 
 
 class Listener(msgspec.Struct, tag="listener", array_like=True):
@@ -21,9 +25,13 @@ class Listener(msgspec.Struct, tag="listener", array_like=True):
 
 
 class RelayUp(msgspec.Struct, tag="relay-up", array_like=True):
-    """Supervisor to router, with the router's end of a relay's line. `pid`: the relay's process."""
+    """Supervisor to router, with the router's end of a relay's line. `pid`: the relay's process.
+
+    `outdated`: it runs the code from before an upgrade, and its sessions are to move to the others.
+    """
 
     pid: int
+    outdated: bool = False
 
 
 class Begin(msgspec.Struct, tag="begin", array_like=True):
@@ -44,6 +52,19 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
     """Supervisor to router: accept no more, let sessions end for `drain_s` seconds, end the rest, exit."""
 
     drain_s: float
+
+
+class UpgradeAnswer(msgspec.Struct, tag="upgrade-answer", array_like=True):
+    """Supervisor to router: the answer to `Upgrade`. `problem` not empty: nothing has changed, and why."""
+
+    problem: str
+
+
+class Retire(msgspec.Struct, tag="retire", array_like=True):
+    """Supervisor to router: accept no more, finish what is half open, write everything down, exit.
+
+    Sessions stay with their relays; connections wait in the kernel for the next router.
+    """
 
 
 class Granted(msgspec.Struct, tag="granted", array_like=True):
@@ -69,6 +90,10 @@ class Ready(msgspec.Struct, tag="ready", array_like=True):
     status: str
 
 
+class Upgrade(msgspec.Struct, tag="upgrade", array_like=True):
+    """Router to supervisor: the operator wants the newly installed code to run."""
+
+
 class Want(msgspec.Struct, tag="want", array_like=True):
     """Router to supervisor: what a new configuration wants of it.
 
@@ -82,8 +107,8 @@ class Want(msgspec.Struct, tag="want", array_like=True):
     drain_s: float
 
 
-ToRouter = Hello | Listener | RelayUp | Begin | Ping | Reload | Stop | Granted
-FromRouter = Pong | Ready | Want
+ToRouter = Hello | Listener | RelayUp | Begin | Ping | Reload | Stop | Retire | Granted | UpgradeAnswer
+FromRouter = Pong | Ready | Want | Upgrade
 
 TO_ROUTER: msgspec.msgpack.Decoder[ToRouter] = msgspec.msgpack.Decoder(ToRouter)
 FROM_ROUTER: msgspec.msgpack.Decoder[FromRouter] = msgspec.msgpack.Decoder(FromRouter)

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from rdpbalancer import __version__
 from rdpbalancer.control.server import ControlServer
 from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
@@ -47,6 +48,9 @@ from rdpbalancer.telemetry.metrics import Metrics
 _LAG_INTERVAL_S = 0.5
 _EXPIRE_INTERVAL_S = 1.0
 _LAST_RECORDS_S = 2.0
+# What is half open when the router makes way for the next one: longer than a handshake and a slow server
+# together is not worth the wait of everybody who comes meanwhile.
+_RETIRE_S = 5.0
 
 
 class Router:
@@ -113,6 +117,10 @@ class Router:
         self._exporter: Exporter | None = None
         self._control: ControlServer | None = None
         self._relays_up: list[tuple[int, socket.socket]] = []
+        self._outdated: list[int] = []
+        self._generation = 0
+        self._upgrade_answer: asyncio.Future[str] | None = None
+        self._retiring = False
         self._farm_taken = False
         self._begun = asyncio.Event()
         self._stop_s: float | None = None
@@ -138,7 +146,7 @@ class Router:
         try:
             await self._start()
             await self._stopping.wait()
-            await self._drain()
+            await (self._retire() if self._retiring else self._drain())
         finally:
             await self.watch.stop()
             await cancel_and_wait(*background)
@@ -157,6 +165,9 @@ class Router:
         # Whoever lives must be known before anybody new is placed: exact loads, and every user's desktop.
         await self.relays.introduced()
         self.dispatcher.unpin_unused(now=self._clock())
+        if isinstance(self.relays, RelayPool):
+            for relay in self._outdated:
+                self.relays.surrender(relay)
         self.metrics.observe_state(
             lambda: self.views.snapshot(relays=self.relays.sessions(), half_open=self.admission.half_open)
         )
@@ -196,6 +207,17 @@ class Router:
         for server in self.dispatcher.ledger.servers():
             self.operator.kick_server(server, CloseReason.SHUTDOWN)
         await self._until_empty(_LAST_RECORDS_S, give_up=asyncio.Event())
+        await self._close_servers()
+
+    async def _retire(self) -> None:
+        """Make way for the next router: finish what is half open, leave the sessions with their relays."""
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        self.events.info("router_retiring", sessions=len(self.dispatcher.ledger))
+        await self.sessions.settled(timeout_s=_RETIRE_S)
+        await self._close_servers()
+
+    async def _close_servers(self) -> None:
         if self._control is not None:
             await self._control.stop()
         if self._exporter is not None:
@@ -215,21 +237,40 @@ class Router:
 
     def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         match message:
-            case messages.Hello() if message.version != messages.PROTOCOL_VERSION:
-                raise SystemExit(f"router: the supervisor speaks version {message.version}")
+            case messages.Hello():
+                self._greeted(message)
             case messages.Listener():
                 self._listeners[message.name] = sockets[0]
             case messages.RelayUp():
                 self._relays_up.append((message.pid, sockets[0]))
+                if message.outdated:
+                    self._outdated.append(message.pid)
                 self._add_relays()
             case messages.Begin():
                 self._begun.set()
             case messages.Ping():
                 self.supervisor.send(messages.Pong(message.number))
-            case messages.Reload():
-                spawn(self.reloader.reload_quietly(), name="reload")
             case messages.Granted():
                 self.reloader.granted(message)
+            case _:
+                self._ordered(message)
+
+    def _greeted(self, hello: messages.Hello) -> None:
+        if hello.version != messages.PROTOCOL_VERSION:
+            message = f"router: the supervisor speaks version {hello.version} of the private protocol"
+            raise SystemExit(message)
+        self._generation = hello.generation
+
+    def _ordered(self, message: msgspec.Struct) -> None:
+        match message:
+            case messages.Reload():
+                spawn(self.reloader.reload_quietly(), name="reload")
+            case messages.UpgradeAnswer():
+                if self._upgrade_answer is not None and not self._upgrade_answer.done():
+                    self._upgrade_answer.set_result(message.problem)
+            case messages.Retire():
+                self._retiring = True
+                self._stopping.set()
             case messages.Stop():
                 self._stop(message.drain_s)
 
@@ -304,6 +345,7 @@ class Router:
             **self.operator.verbs(),
             "status": self._status,
             "reload": self.reloader.reload,
+            "upgrade": self._upgrade,
             "ping": self._ping,
         }
         self._control = ControlServer(verbs, on_error=self._control_failed)
@@ -315,6 +357,19 @@ class Router:
     async def _ping(self) -> str:
         return "pong"
 
+    async def _upgrade(self) -> dict[str, Any]:
+        """Have the supervisor become the newly installed code; answered once it is known whether it will."""
+        if isinstance(self.relays, InlineRelay):
+            message = "with relays: 0 an upgrade would end every session; restart the service instead"
+            raise ConfigurationError("restart-needed", message)
+        if self._upgrade_answer is None or self._upgrade_answer.done():
+            self._upgrade_answer = self._loop.create_future()
+            self.supervisor.send(messages.Upgrade())
+        problem = await self._upgrade_answer
+        if problem:
+            raise ConfigurationError("upgrade-refused", f"{problem}; the running code goes on")
+        return {"generation": self._generation, "version": __version__}
+
     async def _status(self) -> dict[str, Any]:
         servers = self.views.servers()
         return {
@@ -323,6 +378,9 @@ class Router:
             "router": os.getpid(),
             "router_started": self._started_at,
             "relays": {str(pid): sessions for pid, sessions in self.relays.sessions().items()},
+            "version": __version__,
+            "generation": self._generation,
+            "relays_retiring": self.relays.retiring() if isinstance(self.relays, RelayPool) else [],
             "sessions": len(self.dispatcher.ledger),
             "half_open": self.admission.half_open,
             "config": str(self._active.path),

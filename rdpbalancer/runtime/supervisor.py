@@ -1,7 +1,8 @@
 """The supervisor: owns the listening sockets and the other processes, and parses nothing of strangers.
 
 It holds what must outlive a router: the listeners (connections wait in the kernel meanwhile) and the router's
-end of every relay's line (so do the relays' words).
+end of every relay's line (so do the relays' words). What must outlive its own program it leaves to the next
+one, at an upgrade.
 """
 
 import asyncio
@@ -13,15 +14,17 @@ from pathlib import Path
 
 import msgspec
 
+from rdpbalancer import __version__
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.relay import messages as relay_messages
 from rdpbalancer.relay.channel import pair
 from rdpbalancer.runtime import active as active_file
-from rdpbalancer.runtime import messages
+from rdpbalancer.runtime import children, messages, upgrade
 from rdpbalancer.runtime.active import Active, relay_count
 from rdpbalancer.runtime.children import Child
-from rdpbalancer.runtime.listeners import open_listener, wanted_listeners
+from rdpbalancer.runtime.listeners import Listeners, wanted_listeners
 from rdpbalancer.runtime.notify import Notifier
+from rdpbalancer.runtime.upgrade import Inherited, ListenerState, RelayState
 from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.events import Events
@@ -41,20 +44,25 @@ _STOP_GRACE_S = 8.0
 class Supervisor:
     """Runs the service until it is told to stop."""
 
-    def __init__(self, active: Active, *, events: Events, notifier: Notifier) -> None:
+    def __init__(
+        self, active: Active, *, events: Events, notifier: Notifier, inherited: Inherited | None = None
+    ) -> None:
         self._active = active
         self._events = events
         self._notifier = notifier
+        self._inherited = inherited
         self._loop = asyncio.get_running_loop()
-        self._listeners: dict[str, tuple[str, socket.socket]] = {}
+        self._listeners = Listeners()
         self._relays: dict[int, Child] = {}
         self._router_ends: dict[int, socket.socket] = {}
-        self._wanted_relays = relay_count(active.settings)
         self._relay_numbers: dict[int, int] = {}
+        self._outdated: set[int] = set()
+        self._wanted_relays = relay_count(active.settings)
         self._drain_s = active.settings.global_.shutdown_timeout
         self._router: Child | None = None
         self._restarts: dict[str, list[float]] = {"router": [], "relay": []}
         self._stopping = False
+        self._upgrading = False
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
         self._ping_number = 0
@@ -64,15 +72,19 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ConfigurationError if a listener cannot be opened."""
-        self._open_listeners(wanted_listeners(self._active.settings))
+        if self._inherited is not None:
+            self._take_over(self._inherited)
+        mode = int(self._active.settings.global_.control_socket_mode, 8)
+        wanted = wanted_listeners(self._active.settings)
+        self._listeners.open_missing(wanted, control_mode=mode)
         for number, handler in (
             (signal.SIGTERM, self.stop),
             (signal.SIGINT, self.stop),
             (signal.SIGHUP, self._reload),
         ):
             self._loop.add_signal_handler(number, handler)
-        for _ in range(self._wanted_relays):
-            self._start_relay()
+        upgrade.signals_may_come()
+        self._adjust_relays()
         self._start_router()
         pinging = spawn(self._ping(), name="ping children")
         try:
@@ -82,7 +94,7 @@ class Supervisor:
             pinging.cancel()
             for child in self._children():
                 child.kill()
-            self._close_listeners(list(self._listeners))
+            self._listeners.close_all()
 
     def stop(self) -> None:
         """Drain and end; said a second time, end now."""
@@ -115,48 +127,81 @@ class Supervisor:
     def _children(self) -> list[Child]:
         return [*self._relays.values(), *([self._router] if self._router else [])]
 
-    # ---- listeners ---------------------------------------------------------------------------------
+    # ---- upgrade -----------------------------------------------------------------------------------
 
-    def _open_listeners(self, wanted: dict[str, str]) -> list[str]:
-        """Open what is wanted and not open yet; return the names. All or none: raises ConfigurationError."""
-        mode = int(self._active.settings.global_.control_socket_mode, 8)
-        opened: list[str] = []
+    async def _upgrade(self, router: Child) -> None:
+        """Become the newly installed code, if it shows that it can take over; if not, go on as we are."""
+        problem = await upgrade.preflight(active_file.kept_file(self._active), self._active.path)
+        if not problem and (self._router is not router or self._stopping):
+            problem = "the service has been stopped or its router restarted meanwhile"
+        if problem:
+            self._upgrading = False
+            self._events.error("upgrade_refused", detail=problem)
+        if self._router is router:
+            router.channel.send(messages.UpgradeAnswer(problem))
+        if not problem:
+            self._events.info("upgrading", detail=f"from version {__version__}")
+            router.retiring = True
+            router.channel.send(messages.Retire())  # its end brings us to _leave_to_new_code
+
+    def _leave_to_new_code(self) -> None:
         try:
-            for name, address in wanted.items():
-                if name not in self._listeners:
-                    self._listeners[name] = (address, self._open(address, mode))
-                    opened.append(name)
-        except ConfigurationError:
-            self._close_listeners(opened)
-            raise
-        return opened
+            upgrade.become_new(self._left_behind(), self._active.path)
+        except OSError as error:
+            self._upgrading = False
+            self._events.error("upgrade_failed", detail=f"{error}: going on with the old code")
+            self._start_router()
 
-    def _open(self, address: str, mode: int) -> socket.socket:
-        """Open an address, or share the socket of a service that is giving it up in the same reload."""
-        for known_address, sock in self._listeners.values():
-            if known_address == address and not address.endswith(":0"):
-                return sock.dup()
-        return open_listener(address, control_mode=mode)
+    def _left_behind(self) -> Inherited:
+        return Inherited(
+            generation=self._generation + 1,
+            kept=str(active_file.kept_file(self._active)),
+            listeners=[
+                ListenerState(name, address, sock.fileno()) for name, address, sock in self._listeners
+            ],
+            relays=[
+                RelayState(
+                    pid, self._relay_numbers[pid], relay.line.fileno(), self._router_ends[pid].fileno()
+                )
+                for pid, relay in self._relays.items()
+            ],
+            drain_s=self._drain_s,
+        )
 
-    def _close_listeners(self, names: list[str]) -> None:
-        for name in names:
-            address, sock = self._listeners.pop(name)
-            sock.close()
-            if address.startswith("/"):
-                Path(address).unlink(missing_ok=True)
+    @property
+    def _generation(self) -> int:
+        return self._inherited.generation if self._inherited is not None else 0
+
+    def _take_over(self, inherited: Inherited) -> None:
+        """Go on with what the program before this one has left. Its relays are outdated."""
+        for listener in inherited.listeners:
+            sock = upgrade.taken_over(listener.descriptor)
+            self._listeners.inherit(listener.name, listener.address, sock)
+        self._drain_s = inherited.drain_s
+        for left in inherited.relays:
+            relay = self._watch_relay(left.pid, upgrade.taken_over(left.line), left.number)
+            relay.retiring = True
+            self._outdated.add(left.pid)
+            self._router_ends[left.pid] = upgrade.taken_over(left.router_end)
+        self._events.info(
+            "upgraded", detail=f"to version {__version__}", relays_to_move=len(inherited.relays)
+        )
+
+    # ---- reload ------------------------------------------------------------------------------------
 
     def _grant(self, want: messages.Want) -> None:
         """Give a router what its new configuration wants, or say why not and change nothing."""
         if self._router is None:
             return
+        mode = int(self._active.settings.global_.control_socket_mode, 8)
         try:
-            opened = self._open_listeners(want.listeners)
+            opened = self._listeners.open_missing(want.listeners, control_mode=mode)
         except ConfigurationError as error:
             self._router.channel.send(messages.Granted(want.number, str(error), []))
             return
         for name in opened:
-            self._router.channel.send(messages.Listener(name), [self._listeners[name][1].dup()])
-        self._close_listeners([name for name in self._listeners if name not in want.listeners])
+            self._router.channel.send(messages.Listener(name), [self._listeners.sock(name).dup()])
+        self._listeners.close_others(want.listeners)
         self._wanted_relays, self._drain_s = want.relays, want.drain_s
         surplus = self._adjust_relays()
         self._router.channel.send(messages.Granted(want.number, "", surplus))
@@ -176,20 +221,25 @@ class Supervisor:
     def _start_relay(self) -> None:
         number = min(set(range(1, len(self._relay_numbers) + 2)) - set(self._relay_numbers.values()))
         ours, theirs = pair()
+        pid, line = children.start("relay", [str(number)], [theirs])
+        theirs.close()
+        self._watch_relay(pid, line, number)
+        self._router_ends[pid] = ours
+        if self._router is not None:
+            self._router.channel.send(messages.RelayUp(pid), [ours.dup()])
+
+    def _watch_relay(self, pid: int, line: socket.socket, number: int) -> Child:
         relay = Child(
             "relay",
-            [str(number)],
-            sockets=[theirs],
+            pid,
+            line,
             decoder=relay_messages.FROM_RELAY,
             on_message=self._relay_said,
             on_exit=self._relay_ended,
         )
-        theirs.close()
-        self._relays[relay.pid] = relay
-        self._relay_numbers[relay.pid] = number
-        self._router_ends[relay.pid] = ours
-        if self._router is not None:
-            self._router.channel.send(messages.RelayUp(relay.pid), [ours.dup()])
+        self._relays[pid] = relay
+        self._relay_numbers[pid] = number
+        return relay
 
     def _relay_said(self, relay: Child, message: msgspec.Struct) -> None:
         if isinstance(message, relay_messages.Pong):
@@ -198,6 +248,7 @@ class Supervisor:
     def _relay_ended(self, relay: Child, how: str) -> None:
         del self._relays[relay.pid]
         del self._relay_numbers[relay.pid]
+        self._outdated.discard(relay.pid)
         self._router_ends.pop(relay.pid).close()
         self._changed.set()
         if self._stopping or relay.retiring:
@@ -214,22 +265,24 @@ class Supervisor:
     def _start_router(self) -> None:
         if self._stopping:
             return
-        kept = self._active.settings.global_.runtime_dir / active_file.FILE_NAME
+        kept = active_file.kept_file(self._active)
+        pid, line = children.start("router", [str(kept), str(self._active.path)], [])
         self._router = Child(
             "router",
-            [str(kept), str(self._active.path)],
-            sockets=[],
+            pid,
+            line,
             decoder=messages.FROM_ROUTER,
             on_message=self._router_said,
             on_exit=self._router_ended,
         )
-        line = self._router.channel
-        line.send(messages.Hello(messages.PROTOCOL_VERSION))
-        for name, (_, sock) in self._listeners.items():
-            line.send(messages.Listener(name), [sock.dup()])
-        for pid, router_end in self._router_ends.items():
-            line.send(messages.RelayUp(pid), [router_end.dup()])
-        line.send(messages.Begin())
+        channel = self._router.channel
+        channel.send(messages.Hello(messages.PROTOCOL_VERSION, self._generation))
+        for name, _, sock in self._listeners:
+            channel.send(messages.Listener(name), [sock.dup()])
+        for relay, router_end in self._router_ends.items():
+            outdated = relay in self._outdated
+            channel.send(messages.RelayUp(relay, outdated), [router_end.dup()])
+        channel.send(messages.Begin())
 
     def _router_said(self, router: Child, message: msgspec.Struct) -> None:
         match message:
@@ -237,17 +290,23 @@ class Supervisor:
                 router.answered_at = self._loop.time()
             case messages.Want():
                 self._grant(message)
+            case messages.Upgrade() if not self._upgrading:
+                self._upgrading = True
+                spawn(self._upgrade(router), name="upgrade")
             case messages.Ready():
                 self._notifier.send(READY=1, STATUS=message.status)
                 self._ready = True
 
     def _router_ended(self, router: Child, how: str) -> None:
-        del router
         self._router = None
         self._changed.set()
         if self._stopping:
             self._stopped.set()
             return
+        if self._upgrading and router.retiring:
+            self._leave_to_new_code()
+            return
+        self._upgrading = False
         detail = f"{how}; a new one is started, live sessions go on"
         self._events.error("router_ended", detail=detail)
         self._restart("router", self._start_router)
@@ -276,32 +335,38 @@ class Supervisor:
                     child.answered_at = now
             self._ping_number += 1
             for child in self._children():
-                silent_s = now - child.answered_at
-                if silent_s > HANG_S:
-                    self._events.error(
-                        "process_stuck", role=child.role, pid=child.pid, silent_s=round(silent_s)
-                    )
-                    child.kill()
-                else:
-                    ping = messages.Ping if child.role == "router" else relay_messages.Ping
-                    child.channel.send(ping(self._ping_number))
+                self._ping_one(child, now)
             self._answer_watchdog(now)
 
+    def _ping_one(self, child: Child, now: float) -> None:
+        silent_s = now - child.answered_at
+        if silent_s > HANG_S:
+            self._events.error("process_stuck", role=child.role, pid=child.pid, silent_s=round(silent_s))
+            child.kill()
+        else:
+            ping = messages.Ping if child.role == "router" else relay_messages.Ping
+            child.channel.send(ping(self._ping_number))
+
     def _answer_watchdog(self, now: float) -> None:
-        children = self._children()
-        lively = self._router is not None and all(now - child.answered_at < HANG_S for child in children)
+        children_ = self._children()
+        lively = self._router is not None and all(now - child.answered_at < HANG_S for child in children_)
         if self._notifier.watchdog_s and (lively or not self._ready or self._stopping):
             self._notifier.send(WATCHDOG=1)
 
 
 async def serve(path: Path) -> None:
-    """Run the service with the configuration at `path`. Raises ConfigurationError, OSError."""
-    active = active_file.read(path, environ=os.environ)
-    prepare_folders(active)
-    active_file.keep(active)
+    """Run the service with the configuration at `path`. Raises ConfigurationError, ChannelError, OSError."""
+    inherited = upgrade.inherited_state()
+    if inherited is None:
+        active = active_file.read(path, environ=os.environ)
+        prepare_folders(active)
+        active_file.keep(active)
+    else:
+        active = active_file.kept(Path(inherited.kept), path, environ=os.environ)
     log = active.settings.global_.log
     logs.configure(log_format=log.format, level=log.level, file=log.file, process="supervisor")
-    await Supervisor(active, events=Events(), notifier=Notifier(os.environ)).run()
+    notifier = Notifier(os.environ)
+    await Supervisor(active, events=Events(), notifier=notifier, inherited=inherited).run()
 
 
 def prepare_folders(active: Active) -> None:

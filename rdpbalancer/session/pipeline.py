@@ -95,6 +95,7 @@ class Sessions:
         self._dial_failed = dial_failed
         self._log = logs.get()
         self._clock = asyncio.get_running_loop().time
+        self._leading: set[asyncio.Task[Any]] = set()
         # Ids stay unique over restarts of the router, whose predecessor's sessions live on.
         self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
 
@@ -114,7 +115,14 @@ class Sessions:
             self._admission.release(place)
             self._reject(service, client, refusal)
             return
-        spawn(self._lead(conn, proxied=proxied), name=f"connection {peer}")
+        task = spawn(self._lead(conn, proxied=proxied), name="connection")
+        self._leading.add(task)
+        task.add_done_callback(self._leading.discard)
+
+    async def settled(self, *, timeout_s: float) -> None:
+        """Wait until no connection is on its way any more, but not longer than `timeout_s`."""
+        if self._leading:
+            await asyncio.wait(self._leading, timeout=timeout_s)
 
     def _identify(self, conn: Connection) -> Refusal | None:
         return self._admission.identify(conn.place, conn.service, conn.peer.host, now=self._clock())

@@ -1,0 +1,150 @@
+"""Upgrading: what the supervisor takes along when it becomes the newly installed code.
+
+The process stays, and with it its id, the listening sockets, the relays and the lines to them; only the
+program changes (execve(2)). Before that the new code has to show that it starts and understands all this.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from rdpbalancer import __version__
+from rdpbalancer.errors import ChannelError
+from rdpbalancer.relay.messages import PROTOCOL_VERSION as RELAY_PROTOCOL
+
+STATE_VERSION = 1
+_ENVIRONMENT = "RDPBALANCER_INHERITED"
+# Starting Python, importing everything and reading the configuration; a busy machine is given time.
+_PREFLIGHT_S = 60.0
+# Not to be lost, or deadly, while there is no handler: between the old program and the new one.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class ListenerState(msgspec.Struct):
+    """An open listening socket."""
+
+    name: str
+    address: str
+    descriptor: int
+
+
+class RelayState(msgspec.Struct):
+    """A relay process: our line to it, and the router's line, which we keep for the next router."""
+
+    pid: int
+    number: int
+    line: int
+    router_end: int
+
+
+class Inherited(msgspec.Struct):
+    """What one program leaves to the next.
+
+    `generation`: upgrades since the service was started; `kept`: the file of the configuration in use.
+    """
+
+    generation: int
+    kept: str
+    listeners: list[ListenerState]
+    relays: list[RelayState]
+    drain_s: float
+    version: int = STATE_VERSION
+
+
+class Abilities(msgspec.Struct):
+    """What a program can take over; printed by its preflight."""
+
+    version: str
+    state_versions: list[int]
+    relay_protocols: list[int]
+
+
+def abilities() -> Abilities:
+    """Return what this code can take over."""
+    return Abilities(__version__, [STATE_VERSION], [RELAY_PROTOCOL])
+
+
+async def preflight(kept: Path, path: Path) -> str:
+    """Let the newly installed code show that it can take over; return what speaks against it, or nothing."""
+    command = [sys.executable, "-m", "rdpbalancer.runtime.child", "preflight", str(kept), str(path)]
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=_PREFLIGHT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the new code does not start: {error}"
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        return f"the new code does not start: {said[-1]}"
+    try:
+        able = msgspec.json.decode(done.stdout, type=Abilities)
+    except msgspec.MsgspecError as error:
+        return f"the new code does not say what it can take over: {error}"
+    if STATE_VERSION not in able.state_versions:
+        return f"version {able.version} cannot take over state {STATE_VERSION}: restart the service instead"
+    if RELAY_PROTOCOL not in able.relay_protocols:
+        return f"version {able.version} does not speak to relays of version {__version__}: restart instead"
+    return ""
+
+
+def become_new(inherited: Inherited, path: Path) -> None:
+    """Become the newly installed code, in this very process. Returns only by an OSError."""
+    descriptors = [listener.descriptor for listener in inherited.listeners]
+    for relay in inherited.relays:
+        descriptors += [relay.line, relay.router_end]
+    memory = os.memfd_create("rdpbalancer-inherited", 0)  # 0: it stays open over exec
+    os.write(memory, msgspec.json.encode(inherited))
+    os.lseek(memory, 0, os.SEEK_SET)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    environ = {**os.environ, _ENVIRONMENT: str(memory)}
+    try:
+        os.execve(  # noqa: S606 (our own program, no shell)
+            sys.executable, [sys.executable, "-m", "rdpbalancer", "run", "-c", str(path)], environ
+        )
+    finally:  # only after an error
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        os.close(memory)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+
+
+def inherited_state() -> Inherited | None:
+    """Return what the program before this one left, None: there was none. Raises ChannelError."""
+    number = os.environ.pop(_ENVIRONMENT, "")
+    if not number:
+        return None
+    with os.fdopen(int(number), "rb") as memory:
+        data = memory.read()
+    version = json.loads(data).get("version")
+    if version != STATE_VERSION:
+        raise ChannelError("inherited", f"the state left is of version {version}, not {STATE_VERSION}")
+    return msgspec.json.decode(data, type=Inherited)
+
+
+def signals_may_come() -> None:
+    """Let signals in again: their handlers are in place."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def taken_over(descriptor: int) -> socket.socket:
+    """Return an inherited descriptor as a socket, closed on the next exec unless it is left again."""
+    os.set_inheritable(descriptor, False)
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    return sock
