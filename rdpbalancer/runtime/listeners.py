@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import Endpoint
-from rdpbalancer.net import listen
+from rdpbalancer.net import listen, options
 from rdpbalancer.settings.schema import Settings
 
 CONTROL = "control"
@@ -58,9 +58,21 @@ class Listeners:
             raise
         return opened
 
-    def close_others(self, wanted: Mapping[str, str]) -> None:
-        """Close what is not wanted any more."""
-        self.close([name for name in self._open if name not in wanted])
+    def activate(self, wanted: Mapping[str, str], passed: Iterable[tuple[str, socket.socket]]) -> None:
+        """Use the sockets that the service manager has passed for the listeners of the same address."""
+        for address, sock in passed:
+            names = [name for name, at in wanted.items() if at == address and name not in self._open]
+            for name in names:
+                options.for_session(sock)
+                self._open[name] = (address, sock.dup())
+            sock.close()
+
+    def close_others(self, wanted: Mapping[str, str]) -> list[str]:
+        """Close what is not wanted any more; return the addresses."""
+        names = [name for name in self._open if name not in wanted]
+        addresses = [self._open[name][0] for name in names]
+        self.close(names)
+        return addresses
 
     def close(self, names: Iterable[str]) -> None:
         """Close these; a Unix socket's file goes with it."""

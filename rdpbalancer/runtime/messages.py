@@ -27,7 +27,8 @@ class Listener(msgspec.Struct, tag="listener", array_like=True):
 class RelayUp(msgspec.Struct, tag="relay-up", array_like=True):
     """Supervisor to router, with the router's end of a relay's line. `pid`: the relay's process.
 
-    `outdated`: it runs the code from before an upgrade, and its sessions are to move to the others.
+    `outdated`: it runs the code from before an upgrade, or a reload has made it one too many; its sessions
+    are to move to the others.
     """
 
     pid: int

@@ -17,11 +17,26 @@ class Notifier:
 
     def send(self, **fields: str | int) -> None:
         """Send fields such as ``READY=1``. A service manager that does not listen is not our trouble."""
+        self._send(fields, [])
+
+    def store(self, name: str, sock: socket.socket) -> None:
+        """Have the service manager keep a descriptor, to be passed to the next start (FDSTORE=1)."""
+        self._send({"FDSTORE": 1, "FDNAME": name}, [sock.fileno()])
+
+    def forget(self, name: str) -> None:
+        """Have the service manager close what it keeps under that name."""
+        self._send({"FDSTOREREMOVE": 1, "FDNAME": name}, [])
+
+    def _send(self, fields: Mapping[str, str | int], descriptors: list[int]) -> None:
         if not self._address:
             return
-        message = "\n".join(f"{name}={value}" for name, value in fields.items())
+        message = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             try:
-                sock.sendto(message.encode(), self._address)
+                sock.connect(self._address)
+                if descriptors:
+                    socket.send_fds(sock, [message], descriptors)
+                else:
+                    sock.send(message)
             except OSError:
                 return

@@ -18,11 +18,11 @@ from rdpbalancer import __version__
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.relay import messages as relay_messages
 from rdpbalancer.relay.channel import pair
+from rdpbalancer.runtime import activation, children, messages, upgrade
 from rdpbalancer.runtime import active as active_file
-from rdpbalancer.runtime import children, messages, upgrade
 from rdpbalancer.runtime.active import Active, relay_count
 from rdpbalancer.runtime.children import Child
-from rdpbalancer.runtime.listeners import Listeners, wanted_listeners
+from rdpbalancer.runtime.listeners import CONTROL, Listeners, wanted_listeners
 from rdpbalancer.runtime.notify import Notifier
 from rdpbalancer.runtime.upgrade import Inherited, ListenerState, RelayState
 from rdpbalancer.tasks import spawn
@@ -56,7 +56,6 @@ class Supervisor:
         self._relays: dict[int, Child] = {}
         self._router_ends: dict[int, socket.socket] = {}
         self._relay_numbers: dict[int, int] = {}
-        self._outdated: set[int] = set()
         self._wanted_relays = relay_count(active.settings)
         self._drain_s = active.settings.global_.shutdown_timeout
         self._router: Child | None = None
@@ -76,7 +75,8 @@ class Supervisor:
             self._take_over(self._inherited)
         mode = int(self._active.settings.global_.control_socket_mode, 8)
         wanted = wanted_listeners(self._active.settings)
-        self._listeners.open_missing(wanted, control_mode=mode)
+        self._listeners.activate(wanted, activation.activated(os.environ))
+        self._store(self._listeners.open_missing(wanted, control_mode=mode))
         for number, handler in (
             (signal.SIGTERM, self.stop),
             (signal.SIGINT, self.stop),
@@ -102,6 +102,8 @@ class Supervisor:
         first, self._stopping = not self._stopping, True
         self._notifier.send(STOPPING=1, STATUS="stopping")
         self._events.info("stopping", drain_s=drain_s)
+        # Refused at once, clients go elsewhere; our copies of the sockets would keep them waiting for nobody.
+        self._listeners.close([name for name, _, _ in self._listeners if name != CONTROL])
         if self._router is None:
             self._stopped.set()
             return
@@ -181,7 +183,6 @@ class Supervisor:
         for left in inherited.relays:
             relay = self._watch_relay(left.pid, upgrade.taken_over(left.line), left.number)
             relay.retiring = True
-            self._outdated.add(left.pid)
             self._router_ends[left.pid] = upgrade.taken_over(left.router_end)
         self._events.info(
             "upgraded", detail=f"to version {__version__}", relays_to_move=len(inherited.relays)
@@ -201,10 +202,23 @@ class Supervisor:
             return
         for name in opened:
             self._router.channel.send(messages.Listener(name), [self._listeners.sock(name).dup()])
-        self._listeners.close_others(want.listeners)
+        self._store(opened)
+        self._forget(self._listeners.close_others(want.listeners))
         self._wanted_relays, self._drain_s = want.relays, want.drain_s
         surplus = self._adjust_relays()
         self._router.channel.send(messages.Granted(want.number, "", surplus))
+
+    def _store(self, names: list[str]) -> None:
+        """Have the service manager keep listeners over a crash of this very process."""
+        for name, address, sock in self._listeners:
+            if name in names and not address.startswith("/"):
+                self._notifier.store(activation.store_name(address), sock)
+
+    def _forget(self, addresses: list[str]) -> None:
+        still_open = {address for _, address, _ in self._listeners}
+        for address in addresses:
+            if address not in still_open:
+                self._notifier.forget(activation.store_name(address))
 
     # ---- relays ------------------------------------------------------------------------------------
 
@@ -248,7 +262,6 @@ class Supervisor:
     def _relay_ended(self, relay: Child, how: str) -> None:
         del self._relays[relay.pid]
         del self._relay_numbers[relay.pid]
-        self._outdated.discard(relay.pid)
         self._router_ends.pop(relay.pid).close()
         self._changed.set()
         if self._stopping or relay.retiring:
@@ -280,7 +293,7 @@ class Supervisor:
         for name, _, sock in self._listeners:
             channel.send(messages.Listener(name), [sock.dup()])
         for relay, router_end in self._router_ends.items():
-            outdated = relay in self._outdated
+            outdated = self._relays[relay].retiring  # also those that a reload made too many
             channel.send(messages.RelayUp(relay, outdated), [router_end.dup()])
         channel.send(messages.Begin())
 
