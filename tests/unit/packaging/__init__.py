@@ -1,0 +1,1 @@
+"""What is shipped beside the code: unit, image, documentation."""
