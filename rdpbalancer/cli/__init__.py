@@ -52,7 +52,9 @@ def main() -> None:
         sys.exit(output.EXIT_UNREACHABLE)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
-        sys.exit(output.EXIT_CONFIGURATION)
+        # A taken port or a folder that is not writable is no mistake in the file: trying again may help.
+        passing = error.code in ("listen", "folder")
+        sys.exit(output.EXIT_FAILED if passing else output.EXIT_CONFIGURATION)
     except RdpBalancerError as error:
         output.complain(str(error))
         sys.exit(output.EXIT_FAILED)

@@ -47,8 +47,9 @@ def _state_command(state: str, text: str) -> click.Command:
         if wait or deadline_s is not None:
             done = _wait_empty(context, answer["servers"], service, deadline_s)
             if not done and kick:
-                ask(context, "set-state", server=server, state=state, kick=True, **options)
+                answer = ask(context, "set-state", server=server, state=state, kick=True, **options)
                 done = _wait_empty(context, answer["servers"], service, 10.0)
+            answer["sessions"] = _sessions_on(context, answer["servers"], service)
         _report(context, answer, state, as_json=as_json)
         if not done:
             output.complain("sessions are still there; the wait ran out")
@@ -71,7 +72,8 @@ def _report(context: click.Context, answer: dict[str, Any], state: str, *, as_js
         output.print_json(answer)
     elif not context.obj["quiet"]:
         kicked = f", {answer['kicked']} ended" if answer["kicked"] else ""
-        print(f"{', '.join(answer['servers'])}: {state} ({answer['sessions']} sessions{kicked})")
+        left = output.counted(answer["sessions"], "session")
+        print(f"{', '.join(answer['servers'])}: {state} ({left}{kicked})")
 
 
 def _wait_empty(
@@ -79,13 +81,16 @@ def _wait_empty(
 ) -> bool:
     until_at = None if deadline_s is None else time.monotonic() + deadline_s
     while True:
-        rows = ask(context, "servers", service=service)
-        left = sum(row["sessions"] for row in rows if f"{row['service']}/{row['name']}" in servers)
-        if not left:
+        if not _sessions_on(context, servers, service):
             return True
         if until_at is not None and time.monotonic() >= until_at:
             return False
         time.sleep(_POLL_S)
+
+
+def _sessions_on(context: click.Context, servers: list[str], service: str | None) -> int:
+    rows = ask(context, "servers", service=service)
+    return sum(row["sessions"] for row in rows if f"{row['service']}/{row['name']}" in servers)
 
 
 @click.command("weight")
@@ -136,7 +141,7 @@ def kick(
     if as_json:
         output.print_json(answer)
     elif not context.obj["quiet"]:
-        print(f"{answer['kicked']} sessions ended")
+        print(f"{output.counted(answer['kicked'], 'session')} ended")
     if not answer["kicked"]:
         sys.exit(output.EXIT_FAILED)
 
@@ -175,7 +180,7 @@ def persist_delete(context: click.Context, key: str, method: str | None, service
     """Forget where KEY (a user, or an address) belongs."""
     answer = ask(context, "persist-delete", key=key, service=service, method=method)
     if not context.obj["quiet"]:
-        print(f"{answer['deleted']} bindings of {key} deleted")
+        print(f"{output.counted(answer['deleted'], 'binding')} of {key} deleted")
 
 
 @click.command("reload")

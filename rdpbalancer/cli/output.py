@@ -81,6 +81,11 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, "1 session" or "2 sessions"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def bytes_text(count: int) -> str:
     """Return a number of bytes for a person."""
     size = float(count)

@@ -73,18 +73,20 @@ def ask(context: click.Context, verb: str, *, timeout_s: float = 10.0, **params:
 
 @click.command("status")
 @json_option
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says whether it answers.")
 @click.pass_context
-def show_status(context: click.Context, *, as_json: bool) -> None:
+def show_status(context: click.Context, *, as_json: bool, quiet: bool) -> None:
     """Show the service on one screen."""
     status = ask(context, "status")
     if as_json:
         output.print_json(status)
         return
-    if context.obj["quiet"]:
+    if quiet or context.obj["quiet"]:
         return
     print(
-        f"rdpbalancer is {status['status']} (process {status['pid']}): {status['sessions']} sessions,"
-        f" {len(status['relays'])} relays, router up {output.ago_text(status['router_started'])}"
+        f"rdpbalancer is {status['status']} (process {status['pid']}): "
+        f"{output.counted(status['sessions'], 'session')}, {output.counted(len(status['relays']), 'relay')},"
+        f" router up {output.ago_text(status['router_started'])}"
     )
     _print_services(status["services"])
     _print_servers(status["servers"])

@@ -27,7 +27,8 @@ class Carried(msgspec.Struct, array_like=True):
 
     `facts` is opaque to the relay. `to_server` and `to_client` are bytes already read that come first (after
     those of `Part`). `idle_s` 0: no idle limit. The rest is what a session that moves has been through: bytes
-    delivered, seconds since the last one, who has closed and which directions are done.
+    delivered, seconds since the last one, who has closed and which directions are done. `parts`: how many
+    `Part` messages belong to it; with one missing it must not go on.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Carried(msgspec.Struct, array_like=True):
     closed_first: CloseSide | None = None
     up_done: bool = False
     down_done: bool = False
+    parts: int = 0
 
 
 class Part(msgspec.Struct, tag="part", array_like=True):

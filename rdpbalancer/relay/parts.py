@@ -8,21 +8,24 @@ import msgspec
 
 from rdpbalancer.relay.messages import Adopt, Carried, Part, Surrendered
 
-# A pending chunk may be as large as the read buffer (256 KiB); a message takes 128 KiB with the facts.
-PART_BYTES = 64 * 1024
+# A pending chunk may be as large as the read buffer (256 KiB). What is left of both directions goes into the
+# session's own message, and with the facts it must stay below the 128 KiB that a message may have.
+PART_BYTES = 48 * 1024
 
 Delivery = TypeVar("Delivery", Adopt, Surrendered)
 
 
 def packed(carried: Carried, kind: type[Delivery]) -> Iterator[Part | Delivery]:
     """Yield the messages that carry a session: its bytes in parts where there are many, then itself."""
-    rest = {}
+    rest, parts = {}, 0
     for up, data in ((True, carried.to_server), (False, carried.to_client)):
         whole = len(data) - len(data) % PART_BYTES if len(data) > PART_BYTES else 0
         for start in range(0, whole, PART_BYTES):
+            parts += 1
             yield Part(carried.id, up, data[start : start + PART_BYTES])
         rest[up] = data[whole:]
-    fields = msgspec.structs.asdict(carried) | {"to_server": rest[True], "to_client": rest[False]}
+    fields = msgspec.structs.asdict(carried)
+    fields |= {"to_server": rest[True], "to_client": rest[False], "parts": parts}
     yield kind(**fields)
 
 
@@ -40,4 +43,8 @@ class Parts:
         """Return the session with its parts put before its own bytes."""
         to_server = bytes(self._data.pop((carried.id, True), b"")) + carried.to_server
         to_client = bytes(self._data.pop((carried.id, False), b"")) + carried.to_client
-        return msgspec.structs.replace(carried, to_server=to_server, to_client=to_client)
+        return msgspec.structs.replace(carried, to_server=to_server, to_client=to_client, parts=0)
+
+    def clear(self) -> None:
+        """Forget the parts of sessions that did not come: the router that sent them is no more."""
+        self._data.clear()

@@ -6,7 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -28,13 +28,15 @@ from rdpbalancer.relay.messages import (
     Surrender,
     Surrendered,
 )
-from rdpbalancer.relay.pump import Pump, PumpedSession
+from rdpbalancer.relay.pump import RESET_ON_CLOSE, Pump, PumpedSession
 
 _KICKS_PER_MESSAGE = 1000
 # A relay that died is back within a second; a session that finds none waits that long for it, and a bit.
 RELAY_WAIT_S = 5.0
 # Byte counts are shown at most five seconds old: this, and a tick of the relay.
 REPORT_INTERVAL_S = 4.0
+# Sessions of one relay where nobody says how many: more than one core can serve.
+DEFAULT_CAPACITY = 100_000
 # How long a new router waits for the relays to tell their sessions before it takes connections.
 INTRODUCTION_S = 5.0
 
@@ -54,13 +56,41 @@ class RelayEvents(Protocol):
         """A session has ended."""
         ...
 
-    def session_rehomed(self, session_id: str, relay: int) -> None:
-        """A session has moved to another relay."""
+    def session_rehomed(self, state: SessionState, relay: int) -> None:
+        """A session has moved to another relay (maybe one that was on its way when this router began)."""
         ...
 
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """A relay is gone, and its sessions with it."""
         ...
+
+
+class _Moving(NamedTuple):
+    """A session between two relays."""
+
+    session: Surrendered
+    sockets: Sequence[socket.socket]
+    parts: list[Part]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its bytes have come: some may have gone to a router that died meanwhile."""
+        return len(self.parts) == self.session.parts
+
+    @property
+    def state(self) -> SessionState:
+        """The session as its relay would tell it."""
+        session = self.session
+        return SessionState(session.id, session.facts, session.bytes_up, session.bytes_down)
+
+    def broken_off(self) -> Ended:
+        """End a session some of whose bytes are lost, so that both sides see it; return the report."""
+        for sock in self.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            sock.close()
+        reason, side = CloseReason.RELAY_LOST, CloseSide.BALANCER
+        state = self.state
+        return Ended(state.id, state.facts, reason, side, state.bytes_up, state.bytes_down, time.time())
 
 
 class _Link:
@@ -72,6 +102,7 @@ class _Link:
         self.introduced = asyncio.Event()
         self.compatible = False
         self.retiring = False
+        self._parts: list[Part] = []
         self._pool = pool
         self.channel = Channel(sock, FROM_RELAY, on_message=self._heard, on_close=self._lost)
 
@@ -79,13 +110,15 @@ class _Link:
         events = self._pool.events
         match message:
             case Part():
-                self._pool.forward_part(message)
+                self._parts.append(message)
             case Surrendered():
                 self.sessions -= 1
-                self._pool.rehome(message, sockets)
+                parts, self._parts = self._parts, []
+                self._pool.rehome(self.pid, _Moving(message, sockets, parts))
             case Ended():
                 self.sessions -= 1
                 events.session_ended(message, self.pid)
+                self._pool.changed()
             case Counts():
                 for session_id, bytes_up, bytes_down in message.counts:
                     events.session_moved(session_id, bytes_up, bytes_down)
@@ -95,6 +128,11 @@ class _Link:
                 # What was counted from messages of an earlier router's time is replaced by what it tells.
                 self.sessions = 0
                 self.compatible = message.version == PROTOCOL_VERSION
+
+    @property
+    def in_hand(self) -> int:
+        """Messages that the kernel has not taken, and parts of a session whose rest has not come."""
+        return self.channel.backlog + len(self._parts)
 
     def _introduce(self, live: Live) -> None:
         for state in live.sessions:
@@ -109,15 +147,25 @@ class _Link:
 
 
 class RelayPool:
-    """The relay processes. A new session goes to the one with the fewest."""
+    """The relay processes. A new session goes to the one with the fewest.
 
-    def __init__(self, events: RelayEvents, *, report_interval_s: float = REPORT_INTERVAL_S) -> None:
+    `capacity`: sessions that a relay has descriptors for. One that is given more cannot take the sockets, and
+    dies with all that it has.
+    """
+
+    def __init__(
+        self,
+        events: RelayEvents,
+        *,
+        report_interval_s: float = REPORT_INTERVAL_S,
+        capacity: int = DEFAULT_CAPACITY,
+    ) -> None:
         self.events = events
+        self._capacity = capacity
         self._report_interval_s = report_interval_s
         self._links: dict[int, _Link] = {}
         self._changed = asyncio.Event()
-        self._moving: dict[str, list[Part]] = {}
-        self._homeless: deque[tuple[Surrendered, Sequence[socket.socket]]] = deque()
+        self._homeless: deque[_Moving] = deque()
 
     def add(self, pid: int, sock: socket.socket) -> None:
         """Take a relay into use, and ask it for its sessions."""
@@ -171,8 +219,21 @@ class RelayPool:
         return link
 
     def _least_loaded(self) -> _Link | None:
-        ready = [link for link in self._links.values() if link.compatible and not link.retiring]
-        return min(ready, key=lambda link: link.sessions, default=None)
+        roomy = [link for link in self._serving() if link.sessions < self._capacity]
+        return min(roomy, key=lambda link: link.sessions, default=None)
+
+    def _serving(self) -> list[_Link]:
+        return [link for link in self._links.values() if link.compatible and not link.retiring]
+
+    @property
+    def full(self) -> bool:
+        """Whether there are relays and none of them has room for a session."""
+        return bool(self._serving()) and self._least_loaded() is None
+
+    @property
+    def in_hand(self) -> int:
+        """Messages and sessions that this process holds at the moment: lost if it ended now."""
+        return sum(link.in_hand for link in self._links.values()) + len(self._homeless)
 
     def kick(self, relay: int, session_ids: Sequence[str], reason: CloseReason) -> None:
         """Ask a relay to end sessions. Their ends are reported as any other."""
@@ -197,23 +258,23 @@ class RelayPool:
             link.retiring = True
             link.channel.send(Surrender())
 
-    def forward_part(self, part: Part) -> None:
-        """Pass bytes of a moving session on to the relay that gets it."""
-        self._moving.setdefault(part.id, []).append(part)
-
-    def rehome(self, surrendered: Surrendered, sockets: Sequence[socket.socket]) -> None:
+    def rehome(self, relay: int, moving: _Moving) -> None:
         """Give a session that a relay has given up to another one, at once: it stands still meanwhile."""
-        self._homeless.append((surrendered, sockets))
+        if not moving.whole:
+            self.events.session_ended(moving.broken_off(), relay)
+            return
+        self.events.session_rehomed(moving.state, os.getpid())
+        self._homeless.append(moving)
         self._house_homeless()
 
     def _house_homeless(self) -> None:
         while self._homeless and (link := self._least_loaded()) is not None:
-            surrendered, sockets = self._homeless.popleft()
+            moving = self._homeless.popleft()
             link.sessions += 1
-            self.events.session_rehomed(surrendered.id, link.pid)
-            for part in self._moving.pop(surrendered.id, ()):
+            self.events.session_rehomed(moving.state, link.pid)
+            for part in moving.parts:
                 link.channel.send(part)
-            link.channel.send(Adopt(**msgspec.structs.asdict(surrendered)), sockets)
+            link.channel.send(Adopt(**msgspec.structs.asdict(moving.session)), moving.sockets)
 
     def sessions(self) -> dict[int, int]:
         """Return each relay's process id and its number of sessions."""

@@ -23,7 +23,7 @@ HALF_CLOSED_IDLE_S: Final = 60.0
 
 _BUFFER: Final = bytearray(READ_BUFFER_BYTES)
 _VIEW: Final = memoryview(_BUFFER)
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
 _NOTHING: Final = memoryview(b"")
 
 
@@ -267,7 +267,7 @@ class Pump:
             self.loop.remove_reader(sock)
             self.loop.remove_writer(sock)
             if reset:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             sock.close()
         self._on_end(session, reason, side)
 

@@ -107,6 +107,7 @@ class Relay:
 
     def _greet(self, hello: Hello) -> None:
         """A (new) router: tell it every session, whether it speaks our version or not; it decides."""
+        self._parts.clear()
         self._report_interval_s = hello.report_interval_s
         self._router.send(Hello(PROTOCOL_VERSION, os.getpid()))
         states = [

@@ -62,11 +62,13 @@ class Keeper:
         )
         self._account.closed(SessionRecord(facts, end, relay))
 
-    def session_rehomed(self, session_id: str, relay: int) -> None:
+    def session_rehomed(self, state: SessionState, relay: int) -> None:
         """A session has moved to another relay."""
-        session = self._dispatcher.ledger.get(session_id)
+        session = self._dispatcher.ledger.get(state.id)
         if session is not None:
             session.relay = relay
+        else:  # it was between two relays when the router before this one ended
+            self.session_live(state, relay)
 
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """A relay is gone, and its sessions with it."""

@@ -3,6 +3,8 @@
 Any change to a message changes `PROTOCOL_VERSION`.
 """
 
+from typing import Any
+
 import msgspec
 
 PROTOCOL_VERSION = 1
@@ -47,6 +49,12 @@ class Ping(msgspec.Struct, tag="ping", array_like=True):
 
 class Reload(msgspec.Struct, tag="reload", array_like=True):
     """Supervisor to router: SIGHUP came, read the configuration anew."""
+
+
+class Happened(msgspec.Struct, tag="happened", array_like=True):
+    """Supervisor to router: an event of its own, for `show events` (it is in the log already)."""
+
+    event: dict[str, Any]
 
 
 class Stop(msgspec.Struct, tag="stop", array_like=True):
@@ -95,6 +103,12 @@ class Upgrade(msgspec.Struct, tag="upgrade", array_like=True):
     """Router to supervisor: the operator wants the newly installed code to run."""
 
 
+class Status(msgspec.Struct, tag="status", array_like=True):
+    """Router to supervisor, every now and then: the one line that the service manager shows."""
+
+    text: str
+
+
 class Want(msgspec.Struct, tag="want", array_like=True):
     """Router to supervisor: what a new configuration wants of it.
 
@@ -108,8 +122,10 @@ class Want(msgspec.Struct, tag="want", array_like=True):
     drain_s: float
 
 
-ToRouter = Hello | Listener | RelayUp | Begin | Ping | Reload | Stop | Retire | Granted | UpgradeAnswer
-FromRouter = Pong | Ready | Want | Upgrade
+ToRouter = (
+    Hello | Listener | RelayUp | Begin | Ping | Reload | Stop | Retire | Granted | UpgradeAnswer | Happened
+)
+FromRouter = Pong | Ready | Status | Want | Upgrade
 
 TO_ROUTER: msgspec.msgpack.Decoder[ToRouter] = msgspec.msgpack.Decoder(ToRouter)
 FROM_ROUTER: msgspec.msgpack.Decoder[FromRouter] = msgspec.msgpack.Decoder(FromRouter)

@@ -31,10 +31,14 @@ class Reloader:
         self._one_at_a_time = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Granted]] = {}
+        self._finished = False
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration anew and apply it. Raises ConfigurationError; then nothing has changed."""
         async with self._one_at_a_time:
+            if self._finished:
+                message = "an upgrade is under way; reload again when it is through"
+                raise ConfigurationError("upgrading", message)
             metrics = self._router.metrics
             try:
                 changes = await self._reload()
@@ -46,6 +50,15 @@ class Reloader:
             metrics.reload_timestamp.set(time.time())
             self._router.events.info("reloaded", **changes)
             return changes
+
+    async def finish(self) -> None:
+        """Let a reload that is under way come to its end, and allow no other: this router makes way.
+
+        Half of one would leave the supervisor with listeners that the kept configuration does not name.
+        """
+        self._finished = True
+        async with self._one_at_a_time:
+            return
 
     async def reload_quietly(self) -> None:
         """Reload on a signal: whoever sent it reads the result in the log."""

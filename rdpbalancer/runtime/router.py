@@ -46,11 +46,15 @@ from rdpbalancer.telemetry.exporter import Exporter
 from rdpbalancer.telemetry.metrics import Metrics
 
 _LAG_INTERVAL_S = 0.5
+_STATUS_INTERVAL_S = 10.0
 _EXPIRE_INTERVAL_S = 1.0
 _LAST_RECORDS_S = 2.0
 # What is half open when the router makes way for the next one: longer than a handshake and a slow server
 # together is not worth the wait of everybody who comes meanwhile.
 _RETIRE_S = 5.0
+# Sessions that are just moving from relay to relay are through in milliseconds, unless a relay hangs.
+_EMPTY_HANDS_S = 2.0
+_EMPTY_HANDS_POLL_S = 0.005
 
 
 class Router:
@@ -140,6 +144,7 @@ class Router:
         background = [
             spawn(self._expire(), name="expire bindings"),
             spawn(self._measure_lag(), name="event loop lag"),
+            spawn(self._tell_status(), name="status"),
         ]
         if isinstance(self.database, Database):
             background.append(spawn(self._write_journal(self.database), name="journal"))
@@ -150,6 +155,7 @@ class Router:
         finally:
             await self.watch.stop()
             await cancel_and_wait(*background)
+            await self._empty_hands()
             self.database.close()
             self.relays.close()
             self.supervisor.close()
@@ -184,6 +190,7 @@ class Router:
 
     async def take_farm(self, farm: Farm) -> None:
         """Take a farm into use, at start and at each reload."""
+        self.metrics.prepare(farm)
         resolve_interval_s = self._settings.global_.resolve_interval
         await self.watch.apply(farm, resolve_interval_s=resolve_interval_s)
 
@@ -214,8 +221,17 @@ class Router:
         for acceptor in self._acceptors.values():
             acceptor.close()
         self.events.info("router_retiring", sessions=len(self.dispatcher.ledger))
+        await self.reloader.finish()
         await self.sessions.settled(timeout_s=_RETIRE_S)
         await self._close_servers()
+
+    async def _empty_hands(self) -> None:
+        """Pass on what relays have given us, before the lines are closed: it would end with this process."""
+        deadline_at = self._clock() + _EMPTY_HANDS_S
+        relays = self.relays
+        while isinstance(relays, RelayPool) and relays.in_hand and self._clock() < deadline_at:  # noqa: ASYNC110
+            # Polled: it must be true at the very moment of closing, not when an event was set.
+            await asyncio.sleep(_EMPTY_HANDS_POLL_S)
 
     async def _close_servers(self) -> None:
         if self._control is not None:
@@ -252,6 +268,8 @@ class Router:
                 self.supervisor.send(messages.Pong(message.number))
             case messages.Granted():
                 self.reloader.granted(message)
+            case messages.Happened():
+                self.events.remember(message.event)
             case _:
                 self._ordered(message)
 
@@ -362,6 +380,8 @@ class Router:
         if isinstance(self.relays, InlineRelay):
             message = "with relays: 0 an upgrade would end every session; restart the service instead"
             raise ConfigurationError("restart-needed", message)
+        if self._retiring:
+            raise ConfigurationError("upgrade-refused", "an upgrade is under way already; wait for its end")
         if self._upgrade_answer is None or self._upgrade_answer.done():
             self._upgrade_answer = self._loop.create_future()
             self.supervisor.send(messages.Upgrade())
@@ -449,6 +469,12 @@ class Router:
             await asyncio.sleep(_EXPIRE_INTERVAL_S)
             for name in self.dispatcher.farm.services:
                 self.dispatcher.bindings(name).expire(now=self._clock())
+
+    async def _tell_status(self) -> None:
+        while True:
+            await asyncio.sleep(_STATUS_INTERVAL_S)
+            if self._accepting:
+                self.supervisor.send(messages.Status(self.status_line()))
 
     async def _measure_lag(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -39,6 +40,8 @@ _RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _HEALTHY_S = 60.0
 # After the drain the router writes its last records; relays only close sockets.
 _STOP_GRACE_S = 8.0
+# Events of ours that a new router is told of, so that `show events` says why there is a new one.
+_EVENTS_TOLD = 100
 
 
 class Supervisor:
@@ -62,10 +65,12 @@ class Supervisor:
         self._restarts: dict[str, list[float]] = {"router": [], "relay": []}
         self._stopping = False
         self._upgrading = False
+        self._stop_later = False
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
         self._ping_number = 0
         self._ready = False
+        self._events.on_event = self._tell_router
 
     # ---- life --------------------------------------------------------------------------------------
 
@@ -77,6 +82,9 @@ class Supervisor:
         wanted = wanted_listeners(self._active.settings)
         self._listeners.activate(wanted, activation.activated(os.environ))
         self._store(self._listeners.open_missing(wanted, control_mode=mode))
+        if self._inherited is None:
+            # Not before the control socket is ours: a running service's configuration is not to be replaced.
+            active_file.keep(self._active)
         for number, handler in (
             (signal.SIGTERM, self.stop),
             (signal.SIGINT, self.stop),
@@ -98,12 +106,19 @@ class Supervisor:
 
     def stop(self) -> None:
         """Drain and end; said a second time, end now."""
+        if self._upgrading and self._router is not None and self._router.retiring and not self._stop_later:
+            # The router is about to end: nobody would drain the relays, nor write their sessions' records.
+            self._stop_later = True
+            self._events.info("stopping", detail="after the upgrade that is under way")
+            return
         drain_s = 0.0 if self._stopping else self._drain_s
         first, self._stopping = not self._stopping, True
         self._notifier.send(STOPPING=1, STATUS="stopping")
         self._events.info("stopping", drain_s=drain_s)
         # Refused at once, clients go elsewhere; our copies of the sockets would keep them waiting for nobody.
+        addresses = [address for name, address, _ in self._listeners if name != CONTROL]
         self._listeners.close([name for name, _, _ in self._listeners if name != CONTROL])
+        self._forget(addresses)
         if self._router is None:
             self._stopped.set()
             return
@@ -112,6 +127,7 @@ class Supervisor:
             self._loop.call_later(drain_s + _STOP_GRACE_S, self._stopped.set)
 
     def _reload(self) -> None:
+        _configure_logs(self._active)  # opened anew, for whoever has rotated the file
         if self._router is not None:
             self._router.channel.send(messages.Reload())
 
@@ -147,8 +163,9 @@ class Supervisor:
             router.channel.send(messages.Retire())  # its end brings us to _leave_to_new_code
 
     def _leave_to_new_code(self) -> None:
+        stop_later = signal.SIGTERM if self._stop_later else None
         try:
-            upgrade.become_new(self._left_behind(), self._active.path)
+            upgrade.become_new(self._left_behind(), self._active.path, then=stop_later)
         except OSError as error:
             self._upgrading = False
             self._events.error("upgrade_failed", detail=f"{error}: going on with the old code")
@@ -295,7 +312,14 @@ class Supervisor:
         for relay, router_end in self._router_ends.items():
             outdated = self._relays[relay].retiring  # also those that a reload made too many
             channel.send(messages.RelayUp(relay, outdated), [router_end.dup()])
+        for event in self._events.recent()[-_EVENTS_TOLD:]:
+            channel.send(messages.Happened(event))
         channel.send(messages.Begin())
+
+    def _tell_router(self, event: dict[str, Any]) -> None:
+        """Have an event of ours shown among the router's."""
+        if self._router is not None:
+            self._router.channel.send(messages.Happened(event))
 
     def _router_said(self, router: Child, message: msgspec.Struct) -> None:
         match message:
@@ -309,6 +333,8 @@ class Supervisor:
             case messages.Ready():
                 self._notifier.send(READY=1, STATUS=message.status)
                 self._ready = True
+            case messages.Status():
+                self._notifier.send(STATUS=message.text)
 
     def _router_ended(self, router: Child, how: str) -> None:
         self._router = None
@@ -373,13 +399,16 @@ async def serve(path: Path) -> None:
     if inherited is None:
         active = active_file.read(path, environ=os.environ)
         prepare_folders(active)
-        active_file.keep(active)
     else:
         active = active_file.kept(Path(inherited.kept), path, environ=os.environ)
-    log = active.settings.global_.log
-    logs.configure(log_format=log.format, level=log.level, file=log.file, process="supervisor")
+    _configure_logs(active)
     notifier = Notifier(os.environ)
     await Supervisor(active, events=Events(), notifier=notifier, inherited=inherited).run()
+
+
+def _configure_logs(active: Active) -> None:
+    log = active.settings.global_.log
+    logs.configure(log_format=log.format, level=log.level, file=log.file, process="supervisor")
 
 
 def prepare_folders(active: Active) -> None:

@@ -99,8 +99,11 @@ async def preflight(kept: Path, path: Path) -> str:
     return ""
 
 
-def become_new(inherited: Inherited, path: Path) -> None:
-    """Become the newly installed code, in this very process. Returns only by an OSError."""
+def become_new(inherited: Inherited, path: Path, *, then: signal.Signals | None = None) -> None:
+    """Become the newly installed code, in this very process. Returns only by an OSError.
+
+    `then`: a signal that the new code is to get as soon as it listens to signals.
+    """
     descriptors = [listener.descriptor for listener in inherited.listeners]
     for relay in inherited.relays:
         descriptors += [relay.line, relay.router_end]
@@ -110,6 +113,8 @@ def become_new(inherited: Inherited, path: Path) -> None:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    if then is not None:
+        os.kill(os.getpid(), then)  # blocked, and so kept by the kernel until the new code lets it in
     sys.stdout.flush()
     sys.stderr.flush()
     environ = {**os.environ, _ENVIRONMENT: str(memory)}

@@ -37,7 +37,7 @@ from rdpbalancer.session.connection import (
     within,
 )
 from rdpbalancer.session.turn import Turn
-from rdpbalancer.tasks import spawn
+from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.metrics import Metrics
@@ -94,7 +94,8 @@ class Sessions:
         self._account = account
         self._dial_failed = dial_failed
         self._log = logs.get()
-        self._clock = asyncio.get_running_loop().time
+        # Not the loop's own clock, which uvloop counts in whole milliseconds; it has the same beginning.
+        self._clock = time.monotonic
         self._leading: set[asyncio.Task[Any]] = set()
         # Ids stay unique over restarts of the router, whose predecessor's sessions live on.
         self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
@@ -120,9 +121,10 @@ class Sessions:
         task.add_done_callback(self._leading.discard)
 
     async def settled(self, *, timeout_s: float) -> None:
-        """Wait until no connection is on its way any more, but not longer than `timeout_s`."""
+        """Wait until no connection is on its way any more; end those that still are after `timeout_s`."""
         if self._leading:
             await asyncio.wait(self._leading, timeout=timeout_s)
+        await cancel_and_wait(*self._leading)
 
     def _identify(self, conn: Connection) -> Refusal | None:
         return self._admission.identify(conn.place, conn.service, conn.peer.host, now=self._clock())

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from rdpbalancer.telemetry import logs
@@ -16,6 +17,7 @@ class Events:
     def __init__(self) -> None:
         self._log = logs.get()
         self._recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
 
     def info(self, event: str, **fields: Any) -> None:
         """Something happened, as it should."""
@@ -31,8 +33,15 @@ class Events:
 
     def recent(self) -> list[dict[str, Any]]:
         """Return the last events, oldest first."""
-        return list(self._recent)
+        return sorted(self._recent, key=lambda event: event["time"])
+
+    def remember(self, event: dict[str, Any]) -> None:
+        """Remember an event that another process of the service has logged."""
+        self._recent.append(event)
 
     def _add(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        self._recent.append({"time": time.time(), "level": level, "event": event, **fields})
+        remembered = {"time": time.time(), "level": level, "event": event, **fields}
+        self._recent.append(remembered)
         getattr(self._log, level)(event, **fields)
+        if self.on_event is not None:
+            self.on_event(remembered)

@@ -1,7 +1,6 @@
 """Serving `/metrics` over HTTP, from the router's own event loop: a frozen loop must not look healthy."""
 
 import asyncio
-import contextlib
 import socket
 
 import h11
@@ -9,16 +8,17 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 # A scrape is one small GET. Nobody holds a connection here longer than this, or sends more than this.
-_REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 10.0
 _REQUEST_BYTES = 16 * 1024
-_MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 32
 
 
 class Exporter:
     """An HTTP server for one registry, on a listening socket that is given to it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, request_timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._registry = registry
+        self._request_timeout_s = request_timeout_s
         self._server: asyncio.Server | None = None
         self._connections = 0
 
@@ -33,20 +33,20 @@ class Exporter:
             self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= _MAX_CONNECTIONS:
+        if self._connections >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
         self._connections += 1
         try:
-            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(self._request_timeout_s):
                 await self._answer(reader, writer)
+                writer.close()
+                await writer.wait_closed()  # the answer may still wait for a client that does not read
         except (OSError, TimeoutError, h11.ProtocolError):
-            writer.transport.abort()
+            return
         finally:
             self._connections -= 1
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_REQUEST_BYTES)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -40,7 +41,7 @@ def configure(
             _Process(process),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            *_renderers(log_format, colors=out.isatty() and "NO_COLOR" not in os.environ),
+            *_renderers(log_format, colors=out.isatty() and not os.environ.get("NO_COLOR")),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.PrintLoggerFactory(out),
@@ -50,14 +51,41 @@ def configure(
 
 def _renderers(log_format: str, *, colors: bool) -> list[Processor]:
     if log_format == "json":
-        return [structlog.processors.JSONRenderer()]
+        return [_json]
     if log_format == "logfmt":
         return [
+            _visible,
             structlog.processors.LogfmtRenderer(
                 key_order=["timestamp", "level", "event"], drop_missing=True, bool_as_flag=False
-            )
+            ),
         ]
-    return [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24)]
+    return [_visible, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24)]
+
+
+def _json(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """Return the event as one line of JSON, what everybody looks for first at its beginning."""
+    del logger, method
+    head = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    try:
+        return msgspec.json.encode({**head, **event}, enc_hook=repr).decode()
+    except UnicodeEncodeError:  # a file's name that is not UTF-8; a record is not lost for that
+        return msgspec.json.encode({**head, **_visible(None, "", event)}, enc_hook=repr).decode()
+
+
+def _visible(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Escape what would steer a terminal or break the line: names of users are strangers' bytes.
+
+    JSON needs it not, it escapes such characters itself. Tracebacks keep their lines.
+    """
+    del logger, method
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            kept = "\n" if name == "exception" else ""
+            event[name] = "".join(
+                char if char.isprintable() or char in kept else char.encode("unicode_escape").decode()
+                for char in value
+            )
+    return event
 
 
 class _Process:
@@ -101,9 +129,13 @@ def installation_key(state_dir: Path) -> bytes:
     except FileNotFoundError:
         pass
     key = secrets.token_bytes(hashlib.sha256().digest_size)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # A new file in the place of the old: what is there may be half written, or open to others.
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(key)
+    fresh.rename(path)
     return key
 
 

@@ -13,7 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rdpbalancer import __version__
-from rdpbalancer.model import Intent, ServerId
+from rdpbalancer.core.admission import Refusal
+from rdpbalancer.core.farm import Farm
+from rdpbalancer.model import CloseReason, Intent, ServerId
 
 _PREFIX = "rdpbalancer"
 _SERVER = ("service", "server")
@@ -96,6 +98,28 @@ class Metrics:
         )
         build = Gauge(f"{_PREFIX}_build_info", "Version", ("version", "python"), registry=self.registry)
         build.labels(__version__, platform.python_version()).set(1)
+
+    def prepare(self, farm: Farm) -> None:
+        """Begin the counters of services and servers at 0, so that the first event is an increase."""
+        for service in farm.services.values():
+            self.connections.labels(service.name)
+            self.tokens_missed.labels(service.name)
+            for result in ("ok", "failed"):
+                self.handshakes.labels(service.name, result)
+            for refusal in Refusal:
+                self.rejected.labels(service.name, refusal.value)
+            for server in service.servers:
+                self._prepare_server(server.id)
+
+    def _prepare_server(self, server: ServerId) -> None:
+        self.sessions.labels(*server)
+        self.redispatches.labels(*server)
+        for reason in CloseReason:
+            self.sessions_closed.labels(*server, reason.value)
+        for result in ("ok", "failed"):
+            self.health_checks.labels(*server, result)
+        for failure in ("refused", "timeout", "closed", "silent"):
+            self.connect_failures.labels(*server, failure)
 
     def observe_state(self, snapshot: Callable[[], "StateSnapshot"]) -> None:
         """Read the gauges off `snapshot()` at every scrape."""
