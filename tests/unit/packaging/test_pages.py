@@ -94,7 +94,7 @@ def test_a_command_that_is_shown_is_understood(line: str) -> None:
     _parse(cli.root, words[1:], words[0])
 
 
-@pytest.mark.parametrize("line", ["rdpbalancer status --quiet", "rdpbalancer drian ts1", "rdpbalancer drain"])
+@pytest.mark.parametrize("line", ["rdpbalancer check --quiet", "rdpbalancer drian ts1", "rdpbalancer drain"])
 def test_a_command_that_is_wrong_is_noticed(line: str) -> None:
     """The test above can fail: an option in the wrong place, a misspelt command, a missing argument."""
     with pytest.raises(click.UsageError):
