@@ -57,7 +57,9 @@ def main() -> None:
         sys.exit(output.EXIT_FAILED if passing else output.EXIT_CONFIGURATION)
     except RdpBalancerError as error:
         output.complain(str(error))
-        sys.exit(output.EXIT_FAILED)
+        # A reload's bad file is the same mistake as one that `check` and `run` find.
+        bad_file = error.code == "configuration"
+        sys.exit(output.EXIT_CONFIGURATION if bad_file else output.EXIT_FAILED)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

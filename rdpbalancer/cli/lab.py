@@ -1,91 +1,145 @@
-"""``demo`` and ``lab``: the balancer shown with simulated servers and users, and these alone."""
+"""``lab``: the simulated parts alone: a terminal server, a feedback agent, users. ``demo``: all of them."""
 
-import asyncio
-import os
-import random
-import signal
-import sys
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from rdpbalancer.cli import output
+from rdpbalancer.cli.address import Address
+from rdpbalancer.cli.demo import demo
+from rdpbalancer.cli.lab_client import lab_client
+from rdpbalancer.cli.stopping import run_until_stopped
+from rdpbalancer.model import Endpoint
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
-
-def run_until_stopped(work: Coroutine[Any, Any, bool | None]) -> bool | None:
-    """Run `work`; return its result, None if Ctrl-C (or SIGTERM, SIGHUP) ended it.
-
-    The first of these cancels the work, which cleans up; more of them change nothing.
-    """
-    from rdpbalancer.tasks import spawn
-
-    async def main() -> bool | None:
-        task = spawn(work, name="command", on_error=lambda _error: None)  # raised by result() below
-        loop = asyncio.get_running_loop()
-        stopped: list[int] = []
-
-        def stop(number: int) -> None:
-            if not stopped:
-                task.cancel()
-            stopped.append(number)
-
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, stop, number)
-        await asyncio.wait([task])
-        return None if task.cancelled() else task.result()
-
-    return asyncio.run(main())
-
-
-@click.command("demo")
-@click.option("--once", is_flag=True, help="Play a fixed script, tell its steps, and end with a verdict.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so many seconds.")
-@click.option(
-    "--users",
-    type=click.IntRange(3, 60),
-    default=15,
-    show_default=True,
-    help="How many users come and go (not with --once).",
+listen_option = click.option(
+    "--listen", type=Address(0), default="127.0.0.1:0", show_default=True, help="Port 0: one that is free."
 )
-@click.option("--seed", type=int, help="Repeat the same users' chances (not with --once).")
-@click.option("--plain", is_flag=True, help="Print lines, where a terminal would get a live picture.")
-@click.option("--without", type=click.Choice(["persistence", "desktops"]), hidden=True)
-def demo(
-    *, once: bool, seconds: float | None, users: int, seed: int | None, plain: bool, without: str | None
+
+
+@contextlib.contextmanager
+def _as_usage() -> Iterator[None]:
+    """Report options that the lab does not know as wrong usage."""
+    from rdpbalancer.lab.channel import LabError
+
+    try:
+        yield
+    except LabError as error:
+        raise click.UsageError(str(error)) from error
+    except ValueError as error:  # an unknown fault or mode
+        raise click.UsageError(str(error)) from error
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say_nothing(_text: str) -> None:
+    pass
+
+
+@click.group("lab")
+def lab() -> None:
+    """Run the simulated parts alone: a terminal server, users, a feedback agent."""
+
+
+@lab.command("server")
+@click.option("--name", default="ts1", show_default=True, help="Its name, which its desktops begin with.")
+@listen_option
+@click.option(
+    "--security",
+    default="rdp",
+    show_default=True,
+    help="What it answers: rdp, tls, nla, legacy, failure:N ...",
+)
+@click.option(
+    "--behaviour",
+    default="desktop-login",
+    show_default=True,
+    help="What follows: desktop-login, broker, echo, stream, desktop, sink.",
+)
+@click.option("--agent-port", type=click.IntRange(0, 65535), help="Have a feedback agent, on this port.")
+@click.option("--agent-reply", default="100%", show_default=True, help="What the agent answers.")
+@click.option("--stream-bytes", type=click.IntRange(0), default=1_000_000, help="How much `stream` sends.")
+@click.option("--after-stream", type=click.Choice(["half-close", "stay"]), default="half-close")
+@click.option("--updates-per-s", type=click.FloatRange(0, min_open=True), default=10.0, help="Of `desktop`.")
+@click.option("--update-bytes", type=click.IntRange(1), default=4096, help="The largest of them.")
+@click.option("--elsewhere", type=Address(3389), help="Where `broker` sends users whom it does not know.")
+@click.option("--advertised", type=Address(3389), help="Its own address in routing tokens.")
+@click.option("--after-token", type=click.Choice(["hold", "close"]), default="hold", help="Of `broker`.")
+@click.option("--certificate", type=_FILE, help="For programs that begin TLS (PEM).")
+@click.option("--key", type=_FILE, help="The certificate's key (PEM).")
+@click.option(
+    "--fault", default="none", help="What it does wrong: refuse, silent, slow-confirm, reset-after ..."
+)
+@click.option("--fault-delay", type=click.FloatRange(0), default=0.001, help="Seconds, of slow faults.")
+@click.option("--fault-after", type=click.IntRange(0), default=0, help="Bytes, of reset-after and its like.")
+@click.pass_context
+def lab_server(
+    context: click.Context,
+    /,
+    *,
+    listen: Endpoint,
+    agent_port: int | None,
+    agent_reply: str,
+    elsewhere: Endpoint | None,
+    fault: str,
+    fault_delay: float,
+    fault_after: int,
+    **settings: Any,
 ) -> None:
-    """Show the balancer at work: three terminal servers and their users, on this machine alone.
+    """Run a simulated terminal server until Ctrl-C; print its address, and what happens."""
+    from rdpbalancer.lab.agent import LabAgent
+    from rdpbalancer.lab.desktops import Broker
+    from rdpbalancer.lab.server import run_server
+    from rdpbalancer.lab.telling import TellingServer
 
-    The balancer runs as it would in service; servers and users are simulated. It listens on the loopback
-    interface only, and leaves nothing behind. Ctrl-C ends it.
-    """
-    from rich.console import Console
+    broker = Broker(elsewhere) if settings["behaviour"] == "broker" else None
+    with _as_usage():
+        server = TellingServer(host=listen.host, port=listen.port, broker=broker, **settings)
+        server.faults.inject(fault, delay_s=fault_delay, after_bytes=fault_after)
+    agent = None if agent_port is None else LabAgent(agent_reply, host=listen.host, port=agent_port)
+    server.tell = tell = _say_nothing if context.obj["quiet"] else _say
 
-    from rdpbalancer.lab.demo.live import run_live
-    from rdpbalancer.lab.demo.script import run_script
-    from rdpbalancer.lab.demo.stage import Plan
+    def ready(endpoint: Endpoint) -> None:
+        tell(f"{server.name} listens on {endpoint} ({server.security}, {server.behaviour})")
+        if agent is not None:
+            tell(f"its feedback agent on {agent.endpoint} answers {agent.reply}")
 
-    # Both spoil the farm, so that the verdict can be seen to fail.
-    plan = Plan(methods=()) if without == "persistence" else Plan(forgetful=without == "desktops")
-    colourless = "NO_COLOR" in os.environ
-    console = Console(no_color=colourless, highlight=False)
-    if once:
-        good = run_until_stopped(run_script(console, plan=plan))
-        sys.exit(0 if good else output.EXIT_FAILED)
-    drawable = sys.stdout.isatty() and not console.is_dumb_terminal and not colourless
-    good = run_until_stopped(
-        run_live(
-            console,
-            plain=plain or not drawable,
-            users=users,
-            seconds=seconds,
-            plan=plan,
-            rng=random.Random(seed),  # noqa: S311 (simulated users are random, not secret)
-        )
-    )
-    sys.exit(output.EXIT_FAILED if good is False else 0)
+    run_until_stopped(run_server(server, agent=agent, ready=ready))
+    tell(server.summary())
 
 
-COMMANDS: list[click.Command] = [demo]
+@lab.command("agent")
+@listen_option
+@click.option("--reply", default="100%", show_default=True, help="What it answers: 75%, drain, down #why ...")
+@click.option(
+    "--mode", default="answer", show_default=True, help="How: answer, no-newline, silent, refuse ..."
+)
+@click.pass_context
+def lab_agent(context: click.Context, *, listen: Endpoint, reply: str, mode: str) -> None:
+    """Run a simulated feedback agent until Ctrl-C."""
+    import asyncio
+
+    from rdpbalancer.lab.agent import LabAgent
+
+    agent = LabAgent(reply, host=listen.host, port=listen.port)
+    with _as_usage():
+        agent.behave(mode)
+    tell = _say_nothing if context.obj["quiet"] else _say
+
+    async def run() -> None:
+        async with agent:
+            tell(f"feedback agent on {agent.endpoint} answers {agent.reply} ({agent.mode})")
+            await asyncio.Event().wait()
+
+    run_until_stopped(run())
+    tell(f"asked {agent.asked} times")
+
+
+lab.add_command(lab_client)
+
+COMMANDS: list[click.Command] = [demo, lab]

@@ -90,9 +90,12 @@ class LabAgent:
 
     def _accept(self, sock: socket.socket, client: Endpoint) -> None:
         self.asked += 1
-        task = spawn(self._serve(Channel(sock)), name=f"lab agent {self._endpoint}: {client}")
+        channel = Channel(sock)
+        task = spawn(self._serve(channel), name=f"lab agent {self._endpoint}: {client}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before its first step closes nothing itself.
+        task.add_done_callback(lambda _task: channel.close())
 
     async def _serve(self, channel: Channel) -> None:
         try:

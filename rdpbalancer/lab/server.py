@@ -107,7 +107,11 @@ class LabServer(TerminalServer):
         channel = FaultyChannel(sock, self.counters, self.faults)
         task = spawn(self._serve(channel, client), name=f"lab server {self.name}: {client}")
         self._tasks[task] = channel
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A connection is over. A task that was cancelled before its first step has closed nothing itself."""
+        self._tasks.pop(task).close()
 
     async def _serve(self, channel: FaultyChannel, client: Endpoint) -> None:
         """Carry one connection from its first byte to its close."""

@@ -82,8 +82,12 @@ class Service:
         if process is None:
             return
         os.kill(process.pid, signal.SIGTERM)  # ours until it is waited for below, even if it has ended
+
+        async def ended() -> bool:
+            return _has_ended(process.pid)
+
         try:
-            await until(lambda: _has_ended(process.pid), STOP_S, "the balancer's end")
+            await until(ended, STOP_S, "the balancer's end")
         except DemoError:
             pass  # SIGKILL follows
         finally:
@@ -92,9 +96,9 @@ class Service:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    async def check_alive(self) -> None:
+    def check_alive(self) -> None:
         """Raise DemoError ``ended``, with the log, if the balancer has ended."""
-        if self._process is not None and await _has_ended(self._process.pid):
+        if self._process is not None and _has_ended(self._process.pid):
             raise DemoError("ended", f"the balancer has ended; its log:\n{self.log()}")
 
     def log(self) -> str:
@@ -114,7 +118,7 @@ class Service:
 
     async def _is_running(self) -> bool:
         assert self._process is not None  # noqa: S101 - start() has just set it
-        if await _has_ended(self._process.pid):
+        if _has_ended(self._process.pid):
             raise DemoError("not-started", f"the balancer did not start; its log:\n{self.log()}")
         try:
             status = await self.call("status")
@@ -127,6 +131,6 @@ class Service:
             return client.call(verb, **params)
 
 
-async def _has_ended(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     """Whether our child has ended; it is not waited for, so that its number stays its own."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

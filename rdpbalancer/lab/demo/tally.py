@@ -32,7 +32,7 @@ class Cause(StrEnum):
 
 @dataclass(slots=True)
 class Person:
-    """A user. `desktop` is the id of the user's desktop, `server` where it is."""
+    """A user. `desktop` is the id of the user's desktop, `server` where it is; times are monotonic."""
 
     name: str
     desktop: str | None = None
@@ -41,7 +41,9 @@ class Person:
     visits: int = 0
     here: bool = False
     last: Outcome | None = None
-    changed_at: float = 0.0  # monotonic
+    since_at: float = 0.0  # the first visit to the desktop
+    changed_at: float = 0.0  # the last coming or going
+    cut: Cause | None = None  # why the last session broke, until there is another
 
 
 @dataclass(slots=True)
@@ -79,12 +81,12 @@ class Tally:
             if person.last is Outcome.FAILED:
                 self.problems.append(f"{person.name} could not log in ({visit.error})")
             return person.last
-        person.here = True
+        person.here, person.cut = True, None
         person.visits += 1
         if person.last is Outcome.WRONG:
             self.problems.append(f"{person.name} was on {visit.landing.desktop}, not on {person.desktop}")
-        else:
-            person.desktop, person.server = visit.landing.desktop, visit.landing.server
+        elif person.last is not Outcome.OWN:
+            person.desktop, person.server, person.since_at = visit.landing.desktop, visit.landing.server, now
         return person.last
 
     def left(self, name: str, *, now: float) -> None:
@@ -97,6 +99,7 @@ class Tally:
         if what == "corrupted":
             cause = Cause.NONE
         self.broken[cause] += 1
+        self.person(name).cut = cause
         if cause is Cause.NONE:
             self.problems.append(f"a session of {name} broke ({what})")
 
