@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,9 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Acceptor:
     """Takes connections off one listening socket.
 
-    `on_connection(sock, address)` owns the (non-blocking) socket. `on_shortage(error)` is told when accepting
-    pauses because the machine is short of something; connections wait in the kernel meanwhile.
+    `on_connection(sock, address)` owns the (non-blocking) socket. `on_shortage(error)` is told of each pause
+    because something is short; connections wait in the kernel meanwhile. `crowded(newest)` is asked after
+    each connection with the number of the newest descriptor; it says in words why to pause, or nothing.
     """
 
     def __init__(
@@ -26,10 +28,12 @@ class Acceptor:
         *,
         on_connection: Callable[[socket.socket, Any], None],
         on_shortage: Callable[[OSError], None],
+        crowded: Callable[[int], str] = lambda _newest: "",
     ) -> None:
         self.listener = listener
         self._on_connection = on_connection
         self._on_shortage = on_shortage
+        self._crowded = crowded
         self._loop = asyncio.get_running_loop()
         self._resume: asyncio.TimerHandle | None = None
         self._accepting = False
@@ -62,10 +66,30 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    self.stop()
-                    self._resume = self._loop.call_later(_STAND_BACK_S, self.start)
-                    self._on_shortage(error)
+                    self._stand_back(error)
                     return
                 continue  # that one connection failed while it waited (ECONNABORTED, EPROTO ...)
+            newest = sock.fileno()
             sock.setblocking(False)
             self._on_connection(sock, address)
+            if why := self._crowded(newest):
+                self._stand_back(OSError(errno.EMFILE, why))
+                return
+
+    def _stand_back(self, error: OSError) -> None:
+        self.stop()
+        self._resume = self._loop.call_later(_STAND_BACK_S, self._again)
+        self._on_shortage(error)
+
+    def _again(self) -> None:
+        self._resume = None
+        try:
+            newest = os.dup(self.listener.fileno())
+        except OSError as error:
+            self._stand_back(error)
+            return
+        os.close(newest)
+        if why := self._crowded(newest):
+            self._stand_back(OSError(errno.EMFILE, why))
+        else:
+            self.start()

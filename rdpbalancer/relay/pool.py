@@ -312,6 +312,11 @@ class InlineRelay:
         self._pump = Pump(asyncio.get_running_loop(), self._ended)
         self._ticker = asyncio.get_running_loop().call_later(report_interval_s, self._tick)
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for a session: the sockets stay in this process, which counts them."""
+        return False
+
     async def introduced(self) -> None:
         """Nothing to wait for: the sessions ended with the router that held them."""
 

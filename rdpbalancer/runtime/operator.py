@@ -46,6 +46,7 @@ class Operator:
         overrides: Overrides,
         kick: KickSessions,
         clock: Callable[[], float],
+        written: Callable[[], Awaitable[None]],
     ) -> None:
         self._dispatcher = dispatcher
         self._watch = watch
@@ -54,6 +55,7 @@ class Operator:
         self._overrides = overrides
         self._kick = kick
         self._clock = clock
+        self._written = written
 
     def verbs(self) -> dict[str, Verb]:
         """Return every verb of this class by its name on the control socket."""
@@ -115,6 +117,7 @@ class Operator:
             override = replace(self._override(server_id), intent=Intent(state), strict=strict)
             self._remember(server_id, override, reason=f"operator: {state}{' --strict' if strict else ''}")
             kicked += self.kick_server(server_id, CloseReason.KICKED) if kick else 0
+        await self._written()  # an operator who has read "done" will not look again
         sessions = sum(self._dispatcher.ledger.sessions_on(server_id) for server_id in found)
         return {"servers": [str(server_id) for server_id in found], "sessions": sessions, "kicked": kicked}
 
@@ -129,6 +132,7 @@ class Operator:
             override = replace(self._override(server_id), weight=weight)
             said = "as configured" if weight is None else str(weight)
             self._remember(server_id, override, reason=f"operator: weight {said}")
+        await self._written()
         return {"servers": [str(server_id) for server_id in found], "weight": weight}
 
     def _override(self, server: ServerId) -> Override:
@@ -218,6 +222,7 @@ class Operator:
                 bound, server_id.name, now=now, ttl_s=None if live else policy.timeout_s
             )
         self._events.info("operator", detail=f"moved {len(found)} bindings to {server}", server=server)
+        await self._written()
         return {"moved": len(found), "server": server}
 
     async def _persist_delete(
@@ -230,6 +235,7 @@ class Operator:
         for name, bound in found:
             self._dispatcher.bindings(name).delete(bound)
         self._events.info("operator", detail=f"deleted {len(found)} bindings")
+        await self._written()
         return {"deleted": len(found)}
 
     def _keys(self, key: str, service: str | None, method: str | None) -> list[tuple[str, Key]]:

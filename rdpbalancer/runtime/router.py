@@ -22,6 +22,7 @@ from rdpbalancer.core.farm import Farm, VirtualService
 from rdpbalancer.core.persist import Store
 from rdpbalancer.errors import ConfigurationError, StoreError
 from rdpbalancer.model import CloseReason, ServerId
+from rdpbalancer.net import descriptors
 from rdpbalancer.net.accept import Acceptor
 from rdpbalancer.relay.channel import Channel
 from rdpbalancer.relay.pool import InlineRelay, RelayPool
@@ -35,7 +36,7 @@ from rdpbalancer.runtime.views import Views
 from rdpbalancer.runtime.watch import Watch
 from rdpbalancer.session import Sessions
 from rdpbalancer.settings.build import farm_of
-from rdpbalancer.stores.journal import run_journal
+from rdpbalancer.stores.journal import Urgency, run_journal
 from rdpbalancer.stores.sqlite import Database
 from rdpbalancer.stores.volatile import VolatileState
 from rdpbalancer.tasks import cancel_and_wait, spawn
@@ -55,6 +56,8 @@ _RETIRE_S = 5.0
 # Sessions that are just moving from relay to relay are through in milliseconds, unless a relay hangs.
 _EMPTY_HANDS_S = 2.0
 _EMPTY_HANDS_POLL_S = 0.005
+# A shortage lasts; the metric counts its every quarter of a second, the log need not.
+_SHORTAGE_TOLD_S = 10.0
 
 
 class Router:
@@ -83,7 +86,11 @@ class Router:
             clock=self._clock,
         )
         inline = relay_count(self._settings) == 0
-        self.relays: RelayPool | InlineRelay = InlineRelay(keeper) if inline else RelayPool(keeper)
+        self._descriptor_limit = descriptors.limit()
+        capacity = descriptors.sessions_of_a_relay(self._descriptor_limit)
+        self.relays: RelayPool | InlineRelay = (
+            InlineRelay(keeper) if inline else RelayPool(keeper, capacity=capacity)
+        )
         self.watch = Watch(
             dispatcher=self.dispatcher,
             metrics=self.metrics,
@@ -104,6 +111,7 @@ class Router:
             views=self.views,
             events=self.events,
             overrides=self.database,
+            written=self._written_down,
             kick=self.relays.kick,
             clock=self._clock,
         )
@@ -116,6 +124,7 @@ class Router:
             dial_failed=self.watch.dial_failed,
         )
         self.reloader = Reloader(self, active)
+        self._urgency = Urgency()
         self._listeners: dict[str, socket.socket] = {}
         self._acceptors: dict[str, Acceptor] = {}
         self._exporter: Exporter | None = None
@@ -123,6 +132,7 @@ class Router:
         self._relays_up: list[tuple[int, socket.socket]] = []
         self._outdated: list[int] = []
         self._generation = 0
+        self._shortage_told_at: dict[str, float] = {}
         self._upgrade_answer: asyncio.Future[str] | None = None
         self._retiring = False
         self._farm_taken = False
@@ -304,6 +314,8 @@ class Router:
         if self._stop_s is not None or not drain_s:
             self._stop_now.set()
         self._stop_s = drain_s
+        if self._upgrade_answer is not None and not self._upgrade_answer.done():
+            self._upgrade_answer.set_result("the service is being stopped")
         self._stopping.set()
 
     def _orphaned(self) -> None:
@@ -339,13 +351,32 @@ class Router:
             self.sessions.connected(configured, sock, address)
 
         def short(error: OSError) -> None:
-            self.metrics.accept_pauses.labels(service).inc()
-            self.events.error("accept_paused", service=service, detail=str(error))
+            self._accept_paused(service, error)
 
-        acceptor = Acceptor(listener, on_connection=connected, on_shortage=short)
+        acceptor = Acceptor(listener, on_connection=connected, on_shortage=short, crowded=self._crowded)
         self._acceptors[name] = acceptor
         if self._accepting:
             acceptor.start()
+
+    def _crowded(self, newest: int) -> str:
+        """Say why nobody else can be let in for now, or nothing."""
+        short = descriptors.short(
+            newest,
+            limit=self._descriptor_limit,
+            half_open=self.admission.half_open,
+            servers=len(self.dispatcher.statuses),
+        )
+        if not short and not self.relays.full:
+            return ""
+        whose = "the router's" if short else "the relays'"
+        return f"{whose} file descriptors are used up; raise LimitNOFILE ({self._descriptor_limit} now)"
+
+    def _accept_paused(self, service: str, error: OSError) -> None:
+        self.metrics.accept_pauses.labels(service).inc()
+        now = self._clock()
+        if now >= self._shortage_told_at.get(service, -_SHORTAGE_TOLD_S) + _SHORTAGE_TOLD_S:
+            self._shortage_told_at[service] = now
+            self.events.error("accept_paused", service=service, detail=error.strerror or str(error))
 
     async def _apply_exporter(self) -> None:
         name = f"metrics {self._settings.global_.metrics.listen}"
@@ -462,7 +493,19 @@ class Router:
                 recovered_from = database.recovered_from
                 self._tell_recovery(database)
 
-        await run_journal(database, clock=self._clock, wall=time.time, on_error=failed, on_success=written)
+        await run_journal(
+            database,
+            clock=self._clock,
+            wall=time.time,
+            on_error=failed,
+            on_success=written,
+            urgency=self._urgency,
+        )
+
+    async def _written_down(self) -> None:
+        """Wait until what an operator has said is on disk, or the failure to write it is reported."""
+        if isinstance(self.database, Database):
+            await self._urgency.written()
 
     async def _expire(self) -> None:
         while True:

@@ -15,6 +15,35 @@ from rdpbalancer.tasks import spawn
 INTERVAL_S: Final = 0.5
 
 
+class Urgency:
+    """Lets somebody who is about to say "done" wait until it has been written down."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def written(self) -> None:
+        """Return when everything noted until now has been written, or its failure reported."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._asked.set()
+        await future
+
+    def wake(self) -> None:
+        """Have the journal look now."""
+        self._asked.set()
+
+    async def asked(self) -> None:
+        """Wait until somebody waits."""
+        await self._asked.wait()
+
+    def take(self) -> list[asyncio.Future[None]]:
+        """Return who waits now, for the write that begins."""
+        self._asked.clear()
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+
 @dataclass(frozen=True, slots=True)
 class _Journal:
     database: Database
@@ -22,6 +51,7 @@ class _Journal:
     wall: Callable[[], float]
     on_error: Callable[[StoreError], None]
     on_success: Callable[[], None]
+    urgency: Urgency
 
     async def write_until(self, stop: asyncio.Event, *, interval_s: float) -> None:
         # A thread of its own: the loop's default ones may all be waiting for a name server.
@@ -29,9 +59,16 @@ class _Journal:
             while not stop.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(interval_s):
-                        await stop.wait()
-                await self._write_all(executor)
-            await self._write_all(executor)  # what was noted while the write above was under way
+                        await self.urgency.asked()
+                await self._write_for_who_waits(executor)
+            await self._write_for_who_waits(executor)  # what was noted while the write above was under way
+
+    async def _write_for_who_waits(self, executor: ThreadPoolExecutor) -> None:
+        waiting = self.urgency.take()
+        await self._write_all(executor)
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     async def _write_all(self, executor: ThreadPoolExecutor) -> None:
         while await self._write_some(executor):
@@ -60,6 +97,7 @@ async def run_journal(
     wall: Callable[[], float],
     on_error: Callable[[StoreError], None],
     on_success: Callable[[], None],
+    urgency: Urgency | None = None,
 ) -> None:
     """Write the changes of `database` every `interval_s` until cancelled, and then a last time.
 
@@ -75,9 +113,11 @@ async def run_journal(
         wall: Unix seconds.
         on_error: told of each failed write.
         on_success: told of each successful one.
+        urgency: where somebody can wait for what was noted to be written, at once.
     """
     stop = asyncio.Event()
-    journal = _Journal(database, clock, wall, on_error, on_success)
+    urgency = urgency or Urgency()
+    journal = _Journal(database, clock, wall, on_error, on_success, urgency)
     # The writer is never cancelled, for a thread cannot be: it would go on writing while its changes count
     # as not written. It is asked to stop, and waited for.
     writer = spawn(
@@ -87,6 +127,7 @@ async def run_journal(
         await asyncio.wait([writer])
     finally:
         stop.set()
+        urgency.wake()
         while not writer.done():
             with suppress(asyncio.CancelledError):  # impatience; the first cancellation goes on below
                 await asyncio.wait([writer])

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from rdpbalancer.core.status import Override
 from rdpbalancer.errors import StoreError
-from rdpbalancer.model import Key, Method
+from rdpbalancer.model import Intent, Key, Method, ServerId
 from rdpbalancer.stores import statefile
-from rdpbalancer.stores.journal import run_journal
+from rdpbalancer.stores.journal import Urgency, run_journal
 from rdpbalancer.stores.sqlite import MAX_CHANGES, Database
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from tests.support.wait import wait_until_async
@@ -199,3 +200,30 @@ async def test_a_defect_in_the_journal_is_not_swallowed(open_database: Open) -> 
             on_error=lambda _: None,
             on_success=lambda: None,
         )
+
+
+async def test_who_waits_is_told_when_all_noted_before_is_written(tmp_path: Path) -> None:
+    """An operator who has read "done" finds it done after a kill -9 in the very next moment."""
+    database = Database.open(tmp_path / "state.db", now=0.0, wall=0.0)
+    urgency = Urgency()
+    writer = spawn(
+        run_journal(
+            database,
+            interval_s=NEVER_S,
+            clock=lambda: 0.0,
+            wall=lambda: 0.0,
+            on_error=lambda error: pytest.fail(str(error)),
+            on_success=lambda: None,
+            urgency=urgency,
+        ),
+        name="journal under test",
+    )
+    server = ServerId("ts", "ts1")
+    database.set_override(server, Override(intent=Intent.DRAIN))
+    async with asyncio.timeout(10):
+        await urgency.written()
+    other = Database.open(tmp_path / "state.db", now=0.0, wall=0.0)
+    assert {server: Override(intent=Intent.DRAIN)} == other.overrides()
+    other.close()
+    await cancel_and_wait(writer)
+    database.close()
