@@ -1,0 +1,1 @@
+"""The balancer as real processes, while something kills, freezes or breaks a part of it."""

@@ -1,0 +1,335 @@
+"""kill -9 of each process of the balancer, while users work."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from rdpbalancer.lab.channel import LabError
+from rdpbalancer.tasks import spawn
+from tests.faults.balancer.traffic import Workers
+from tests.support.house import House, Vip, labs
+from tests.support.processes import is_alive
+from tests.support.wait import wait_until, wait_until_async
+
+NewHouse = Callable[..., House]
+
+pytestmark = pytest.mark.faults
+
+
+async def started(new_house: NewHouse, **keys: object) -> House:
+    """Start a balancer while the test's loop goes on."""
+    return await asyncio.to_thread(lambda: new_house(**keys))
+
+
+def one_record_each(vip: Vip, count: int) -> None:
+    """Check that there are so many records, of as many sessions."""
+    sessions = Counter(record["session"] for record in vip.records())
+    assert (count, 1) == (len(sessions), max(sessions.values()))
+
+
+@pytest.mark.parametrize("relays", [1, 2])
+async def test_the_router_is_killed_with_200_sessions(new_house: NewHouse, relays: int) -> None:
+    """Not one byte wrong, not one session lost, newcomers served, one record each, bindings intact."""
+    house = await started(new_house, relays=relays)
+    async with labs(3) as servers:
+        vip = await house.serve(servers)
+        workers = Workers(vip, 200)
+        await workers.come()
+        late = await vip.opened("late")  # within the last second before the kill
+        home = (await late.login("late")).server
+        router = await house.router_pid()
+        house.kill(router)
+        assert not is_alive(router)
+        newcomers = await asyncio.gather(*(vip.opened(f"new{number}") for number in range(20)))
+        before = dict(workers.rounds)
+        await wait_until_async(lambda: workers.worked_since(before), 20, "everybody's work going on")
+        await house.answers_again()
+        assert router != await house.router_pid()
+        assert {} == workers.errors
+        assert 221 == len(await vip.sessions())
+        assert {**workers.homes, "late": home} == {
+            user: server for user, server in (await vip.bindings()).items() if not user.startswith("new")
+        }
+        again = await vip.opened("user0007")
+        assert workers.homes["user0007"] == (await again.login("user0007")).server
+        await workers.go()
+        for client in (late, again, *newcomers):
+            await client.leave()
+        await house.quiet()
+        await vip.wait_records(222)
+        one_record_each(vip, 222)
+        assert {"eof"} == {record["close_reason"] for record in vip.records()}
+
+
+async def test_sessions_that_end_without_a_router_are_recorded(new_house: NewHouse) -> None:
+    """What ends between two routers is told to the next one: one record, the binding's time begins."""
+    house = await started(new_house)
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        clients = [await vip.opened(f"u{number}") for number in range(10)]
+        await house.written_down(bindings=10)
+        house.kill(await house.router_pid())
+        for client in clients[:9]:
+            await client.leave()
+        await house.answers_again()
+        await vip.wait_records(9)
+        (row,) = await vip.sessions()
+        assert "u9" == row["user"]
+        rows = await house.ask("persistence", service=vip.name)
+        assert 9 == sum(row["expires_in"] is not None for row in rows)
+        await clients[9].leave()
+        await vip.wait_records(10)
+        one_record_each(vip, 10)
+
+
+@pytest.mark.slow
+async def test_the_router_is_killed_again_and_again(new_house: NewHouse) -> None:
+    """Three deaths in a row cost no session; the operator's words and the limits stay."""
+    house = await started(new_house)
+    async with labs(2) as servers:
+        vip = await house.serve(servers, limits={"max_sessions": 6})
+        await house.ask("set-state", server="ts2", state="drain", service=vip.name)
+        clients = [await vip.opened(f"u{number}") for number in range(5)]
+        await house.written_down(bindings=5, overrides=1)
+        for _ in range(3):
+            house.kill(await house.router_pid())
+            await house.answers_again()
+        assert "drain" == (await vip.servers())["ts2"]["state"]
+        assert 5 == len(await vip.sessions())
+        clients.append(await vip.opened("u5"))
+        turned_away = vip.client("u6")
+        with pytest.raises(LabError):
+            await turned_away.open()
+        for number, client in enumerate(clients):
+            await client.login(f"u{number}")
+            await client.echo_check(random.Random(number), 10_000)
+        assert {"ts1"} == set((await vip.bindings()).values())
+
+
+async def test_a_retiring_relay_stays_so_over_a_routers_death(new_house: NewHouse) -> None:
+    """A relay that a reload made surplus gets no session from the next router either: it is about to end."""
+    house = await started(new_house, relays=2)
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        clients = [await vip.opened(f"u{number}") for number in range(4)]
+        by_relay = Counter(row["relay"] for row in await vip.sessions())
+        assert [2, 2] == list(by_relay.values())
+        house.set_global(relays=1)
+        await house.reload()
+        await clients[0].leave()
+        await clients[1].leave()
+        house.kill(await house.router_pid())
+        await house.answers_again()
+        clients += [await vip.opened(f"n{number}") for number in range(6)]
+        fresh = {row["relay"] for row in await vip.sessions() if row["user"].startswith("n")}
+        assert 1 == len(fresh)
+        for number, client in enumerate(clients[2:]):
+            await client.login("x")
+            await client.echo_check(random.Random(number), 1000)
+
+
+async def test_a_relay_is_killed(new_house: NewHouse) -> None:
+    """Only its own sessions end, each with its record; a new relay is started and used."""
+    house = await started(new_house, relays=2)
+    async with labs(2) as servers:
+        vip = await house.serve(servers)
+        workers = Workers(vip, 20)
+        await workers.come()
+        mine = {row["user"]: row["relay"] for row in await vip.sessions()}
+        victim = await _relay_of(vip, "user0000")
+        lost = {user for user, relay in mine.items() if relay == victim}
+        assert 10 == len(lost)
+        house.kill(victim)
+        records = await vip.wait_records(10)
+        assert lost == {record["user"] for record in records}
+        assert {("relay-lost", "balancer")} == {(r["close_reason"], r["close_side"]) for r in records}
+        before = dict(workers.rounds)
+        await wait_until_async(lambda: workers.worked_since(before), 10, "the others' work going on")
+
+        async def two_again() -> bool:
+            pids = await house.relay_pids()
+            return len(pids) == 2 and victim not in pids
+
+        await wait_until_async(two_again, 10, "a new relay")
+        back = [await vip.opened(user) for user in sorted(lost)]
+        for user, client in zip(sorted(lost), back, strict=True):
+            assert workers.homes[user] == (await client.login(user)).server
+
+        async def new_one_is_used() -> bool:
+            client = await vip.opened("user0000")
+            await client.leave()
+            back.append(client)
+            return len({record["relay"] for record in vip.records()} - set(mine.values())) == 1
+
+        await wait_until_async(new_one_is_used, 5, "a session on the new relay")
+        await workers.go()
+        assert lost == set(workers.errors)
+        for client in back:
+            await client.leave()
+        await vip.wait_records(20 + len(back))
+        one_record_each(vip, 20 + len(back))
+
+
+async def _relay_of(vip: Vip, user: str) -> int:
+    return next(int(row["relay"]) for row in await vip.sessions() if row["user"] == user)
+
+
+async def test_the_only_relay_is_killed(new_house: NewHouse) -> None:
+    """Logins that come meanwhile wait for the next relay and are served."""
+    house = await started(new_house, relays=1)
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        await vip.opened("lost")
+        (victim,) = await house.relay_pids()
+        house.kill(victim)
+        clients = await asyncio.gather(*(vip.opened(f"u{number}") for number in range(10)))
+        for client in clients:
+            assert "ts1" == (await client.login("x")).server
+            await client.leave()
+        await vip.wait_records(11)
+        reasons = Counter(record["close_reason"] for record in vip.records())
+        assert {"relay-lost": 1, "eof": 10} == reasons
+
+
+async def test_the_supervisor_is_killed(new_house: NewHouse) -> None:
+    """Its children end by themselves; a new start takes over states, weights and bindings."""
+    house = await started(new_house, relays=2)
+    async with labs(3) as servers:
+        vip = await house.serve(servers, scheduler="weighted-round-robin")
+        homes = {}
+        for user in ("a", "b", "c", "d"):
+            homes[user] = (await (await vip.opened(user)).login(user)).server
+        await house.ask("set-state", server="ts1", state="drain", service=vip.name, strict=True)
+        await house.ask("set-weight", server="ts2", weight=17, service=vip.name)
+        await house.ask("set-state", server="ts3", state="halt", service=vip.name)
+        await house.written_down(bindings=4, overrides=3)
+        children = [pid for pid in house.processes() if pid != house.pid]
+        assert 3 == len(children)
+        os.kill(house.pid, signal.SIGKILL)
+        await wait_until_async(
+            lambda: not any(is_alive(pid) for pid in children), 10, "the end of all children"
+        )
+        assert house.process is not None
+        await asyncio.to_thread(house.process.stop)
+        house.dismiss()
+        await asyncio.to_thread(house.start)
+        rows = await vip.servers()
+        assert {"ts1": ("drain", True), "ts2": ("online", False), "ts3": ("halt", False)} == {
+            name: (row["state"], row["strict"]) for name, row in rows.items()
+        }
+        assert (17, 100) == (rows["ts2"]["weight"], rows["ts1"]["weight"])
+        assert homes == await vip.bindings()
+        for server in ("ts1", "ts3"):
+            await house.ask("set-state", server=server, state="online", service=vip.name)
+        for user, home in homes.items():
+            assert home == (await (await vip.opened(user)).login(user)).server
+
+
+async def test_everything_is_killed(new_house: NewHouse) -> None:
+    """Kill -9 of all at once: the next start finds its sockets free and its state whole."""
+    house = await started(new_house, relays=2)
+    async with labs(2) as servers:
+        vip = await house.serve(servers)
+        home = (await (await vip.opened("alice")).login("alice")).server
+        await house.written_down(bindings=1)
+        for pid in house.processes():
+            os.kill(pid, signal.SIGKILL)
+        assert house.process is not None
+        await asyncio.to_thread(house.process.stop)
+        house.dismiss()
+        await asyncio.to_thread(house.start)
+        assert {"alice": home} == await vip.bindings()
+        assert home == (await (await vip.opened("alice")).login("alice")).server
+
+
+@pytest.mark.slow
+async def test_a_frozen_router_is_replaced(new_house: NewHouse) -> None:
+    """SIGSTOP of the router: sessions go on; it is killed and replaced within seconds of HANG_S."""
+    from rdpbalancer.runtime.supervisor import HANG_S
+
+    house = await started(new_house)
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        workers = Workers(vip, 5)
+        await workers.come()
+        router = await house.router_pid()
+        house.kill(router, signal.SIGSTOP)
+        began_at = time.monotonic()
+        newcomer = spawn(vip.opened("new", timeout_s=HANG_S + 10), name="user", on_error=lambda _error: None)
+        before = dict(workers.rounds)
+        await wait_until_async(lambda: workers.worked_since(before), 5, "work going on")
+        await wait_until_async(lambda: not is_alive(router), HANG_S + 5, "the end of the frozen router")
+        assert time.monotonic() - began_at >= HANG_S - 2
+        await newcomer
+        await house.answers_again()
+        assert 6 == len(await vip.sessions())
+        assert house.events("process_stuck", role="router", pid=router)
+        await workers.go()
+        assert {} == workers.errors
+
+
+# ---- stopping ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relays", [0, 1])
+async def test_sigterm_drains(new_house: NewHouse, relays: int) -> None:
+    """Nobody new; sessions may end by themselves for shutdown_timeout, then each is ended and recorded."""
+    house = await started(new_house, relays=relays, shutdown_timeout="1500ms")
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        patient, staying = await vip.opened("patient"), await vip.opened("staying")
+        await patient.login("patient")
+        began_at = time.monotonic()
+        os.kill(house.pid, signal.SIGTERM)
+        refused = vip.client("new")
+
+        async def closed() -> bool:
+            try:
+                await refused.connect()
+            except LabError:
+                return True
+            refused.close()
+            return False
+
+        await wait_until_async(closed, 5, "a closed listener")
+        await patient.echo_check(random.Random(1), 1000)
+        await patient.leave()
+        assert b"" == await staying.read_to_end()
+        assert time.monotonic() - began_at >= 1.4
+        assert house.process is not None
+        assert 0 == await asyncio.to_thread(house.process.wait, 10)
+        assert [] == house.process.children()
+        assert {"patient": "eof", "staying": "shutdown"} == {
+            record["user"]: record["close_reason"] for record in vip.records()
+        }
+        assert 2 == len(vip.records())
+        assert not house.socket.exists()
+
+
+@pytest.mark.parametrize("relays", [0, 2])
+async def test_a_second_sigterm_ends_at_once(new_house: NewHouse, relays: int) -> None:
+    """Who says it twice means it: every session is ended now, with its record."""
+    house = await started(new_house, relays=relays, shutdown_timeout="60s")
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        clients = [await vip.opened(f"u{number}") for number in range(30)]
+        os.kill(house.pid, signal.SIGTERM)
+        await wait_until_async(lambda: house.events("router_stopping"), 5, "the drain")
+        await clients[0].echo_check(random.Random(1), 0)
+        assert house.process is not None
+        assert house.process.returncode is None
+        began_at = time.monotonic()
+        os.kill(house.pid, signal.SIGTERM)
+        assert 0 == await asyncio.to_thread(house.process.wait, 10)
+        assert time.monotonic() - began_at < 6
+        for client in clients:
+            assert b"" == await client.read_to_end()
+        one_record_each(vip, 30)
+        assert {"shutdown"} == {record["close_reason"] for record in vip.records()}
+        wait_until(lambda: not house.process or not house.process.children(), 5, "no child left")

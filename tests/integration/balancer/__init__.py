@@ -1,0 +1,1 @@
+"""The balancer as real processes, with simulated servers and clients, on loopback."""

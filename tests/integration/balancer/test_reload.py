@@ -1,0 +1,232 @@
+"""Reloading: whole or not at all, and nothing that stays is disturbed."""
+
+import os
+import random
+import signal
+import socket
+
+import pytest
+
+from rdpbalancer.control.client import RefusedError
+from rdpbalancer.lab.client import LabClient
+from tests.support.house import House, Vip, labs, real_server
+from tests.support.processes import free_ports, is_alive, is_listening
+from tests.support.wait import wait_until_async
+
+
+@pytest.mark.parametrize("house", [0, 1], indirect=True)
+async def test_what_stays_is_not_disturbed(house: House) -> None:
+    """A changed weight keeps health, bindings, sessions and counters; an unchanged server all the more."""
+    async with labs(2) as servers:
+        vip = await house.serve(servers)
+        alice = await vip.opened("alice")
+        home = (await alice.login("alice")).server
+        await house.ask("set-weight", server="ts2", weight=7, service=vip.name)
+        before = await vip.servers()
+        vip.description["real_servers"] = [real_server(servers[0], weight=33), real_server(servers[1])]
+        vip.description["scheduler"] = "weighted-round-robin"
+        changes = await house.reload()
+        assert ([vip.name], [f"{vip.name}/ts1"]) == (changes["services_changed"], changes["servers_changed"])
+        after = await vip.servers()
+        assert (33, "up", 7) == (after["ts1"]["weight"], after["ts1"]["health"], after["ts2"]["weight"])
+        assert [row["last_change"] for row in before.values()] == pytest.approx(
+            [row["last_change"] for row in after.values()], abs=0.1
+        )
+        await alice.echo_check(random.Random(1), 10_000)
+        assert {"alice": home} == await vip.bindings()
+        assert 1 == await vip.count("sessions_total")
+        again = await vip.opened("alice")
+        assert home == (await again.login("alice")).server
+
+
+async def test_servers_come_and_go(house: House) -> None:
+    """An added server is checked, then used; a removed one keeps its sessions until they end."""
+    async with labs(3) as servers:
+        vip = await house.serve(servers[:2], scheduler="first-available")
+        alice = await vip.opened("alice")
+        assert "ts1" == (await alice.login("alice")).server
+        vip.description["real_servers"] = [real_server(servers[2]), real_server(servers[1])]
+        changes = await house.reload()
+        assert ([f"{vip.name}/ts3"], [f"{vip.name}/ts1"]) == (
+            changes["servers_added"],
+            changes["servers_removed"],
+        )
+        await vip.wait_server("ts3", health="up")
+        await alice.echo_check(random.Random(1), 10_000)
+        (row,) = await vip.sessions()
+        assert ("alice", "ts1") == (row["user"], row["server"])
+        bob = await vip.opened("bob")
+        assert "ts3" == (await bob.login("bob")).server
+        again = await vip.opened("alice")
+        assert "ts3" == (await again.login("alice")).server
+        await alice.leave()
+        assert "ts1" == (await vip.wait_records(1))[0]["server"]
+
+
+async def test_a_changed_address_is_followed(house: House) -> None:
+    """The same name at another address: bindings lead there, live sessions stay where they are."""
+    async with labs(2) as servers:
+        vip = await house.serve([real_server(servers[0])])
+        alice = await vip.opened("alice")
+        await alice.login("alice")
+        vip.description["real_servers"] = [{"name": "ts1", "address": str(servers[1].endpoint)}]
+        await house.reload()
+        await vip.wait_server("ts1", health="up", address=str(servers[1].endpoint))
+        again = await vip.opened("alice")
+        assert "ts2" == (await again.login("alice")).server  # the simulated server's own name
+        await alice.echo_check(random.Random(1), 1000)
+        assert {"alice": "ts1"} == await vip.bindings()
+
+
+@pytest.mark.parametrize("house", [0, 1], indirect=True)
+async def test_services_and_listeners_come_and_go(house: House) -> None:
+    """A new listener is opened, one that is gone is closed, one that stays never closes."""
+    async with labs(2) as servers:
+        vip = await house.serve([real_server(servers[0])])
+        alice = await vip.opened("alice")
+        (extra,) = free_ports(1)
+        first = str(vip.endpoint)
+        vip.description["listen"] = [first, f"127.0.0.1:{extra}"]
+        await house.reload()
+        other = await house.serve([real_server(servers[1])])
+        bob = await other.opened("bob")
+        assert "ts2" == (await bob.login("bob")).server
+        assert is_listening(extra)
+        vip.description["listen"] = first
+        await house.reload()
+        await wait_until_async(lambda: not is_listening(extra), 5, "the closed listener")
+        house.services.remove(other.description)
+        await house.reload()
+        await wait_until_async(
+            lambda: not is_listening(bob.endpoint.port), 5, "the closed service's listener"
+        )
+        await bob.echo_check(random.Random(1), 10_000)
+        await bob.leave()
+        assert "ts1" == (await alice.login("alice")).server
+        assert "ts2" == (await other.wait_records(1))[0]["server"]
+
+
+async def test_a_service_may_take_over_anothers_address(house: House) -> None:
+    """Renaming a service keeps its address open; sessions of the old name go on."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        alice = await vip.opened("alice")
+        renamed = {**house.describe(servers), "listen": str(vip.endpoint)}
+        house.services[-1] = renamed
+        await house.reload()
+        heir = Vip(house, renamed["name"])
+        await heir.wait_server("ts1", health="up")
+        bob = await heir.opened("bob")
+        assert "ts1" == (await bob.login("bob")).server
+        await alice.login("alice")
+        await alice.leave()
+        assert "alice" == (await vip.wait_records(1))[0]["user"]
+
+
+async def test_a_bad_file_changes_nothing(house: House) -> None:
+    """Every error with file, line and column, exit status 78; what runs goes on as it was."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        good = house.configuration.read_text()
+        lines = good.splitlines()
+        at = next(n for n, line in enumerate(lines, 1) if f'"name": "{vip.name}"' in line)
+        house.configuration.write_text(
+            good.replace(f'"name": "{vip.name}"', f'"name": "{vip.name}", "schedular": "x", "mode": "rpd"')
+        )
+        done = await house.command("reload")
+        assert f"{house.configuration}:{at}:" in done.stderr
+        assert all(word in done.stderr for word in ("schedular", "did you mean", "mode"))
+        assert 78 == done.returncode
+        metrics = await house.scrape()
+        assert [({}, 0.0)] == metrics["rdpbalancer_config_last_reload_successful"]
+        alice = await vip.opened("alice")
+        assert "ts1" == (await alice.login("alice")).server
+        house.configuration.write_text(good)
+        assert 0 == (await house.command("reload", "--wait")).returncode
+        metrics = await house.scrape()
+        assert [({}, 1.0)] == metrics["rdpbalancer_config_last_reload_successful"]
+
+
+async def test_a_taken_address_fails_whole(house: House) -> None:
+    """One address that cannot be opened: nothing of the new configuration is applied, the rest included."""
+    async with labs(2) as servers:
+        vip = await house.serve([real_server(servers[0])])
+        before = house.descriptors()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            (free,) = free_ports(1)
+            vip.description["listen"] = [str(vip.endpoint), f"127.0.0.1:{free}", f"127.0.0.1:{port}"]
+            vip.description["real_servers"].append(real_server(servers[1]))
+            with pytest.raises(RefusedError, match=f"127.0.0.1:{port}"):
+                await house.reload()
+        assert ["ts1"] == list(await vip.servers())
+        assert not is_listening(free)
+        await wait_until_async(
+            lambda: house.descriptors()[house.pid] <= before[house.pid], 5, "no socket left open"
+        )
+        assert "ts1" == (await (await vip.opened("alice")).login("alice")).server
+
+
+async def test_the_state_folder_cannot_move(house: House) -> None:
+    """What cannot change while the service runs is refused, and says so."""
+    old = house.configuration.read_text()
+    for keys in ({"state_dir": "/tmp/elsewhere"}, {"relays": 0}):
+        house.set_global(**keys)
+        with pytest.raises(RefusedError, match="restart it"):
+            await house.reload()
+        house.set_global(state_dir=str(house.folder / "state"), relays=1)
+    house.write_configuration()
+    assert old == house.configuration.read_text()
+
+
+async def test_relays_come_and_go_without_losing_a_session(house: House) -> None:
+    """Relays 1 -> 2 -> 1 -> 3 -> 1: sessions stay with their relay, surplus ones end when empty."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        clients: list[LabClient] = []
+        for relays in (2, 1, 3, 1):
+            house.set_global(relays=relays)
+            await house.reload()
+            known = {row["id"] for row in await vip.sessions()}
+
+            async def all_serve(known: set[str] = known, relays: int = relays) -> bool:
+                """Open one more session, and tell whether every wanted relay has got one by now."""
+                client = await vip.opened(f"u{len(clients)}")
+                await client.login("x")
+                clients.append(client)
+                fresh = {row["relay"] for row in await vip.sessions() if row["id"] not in known}
+                assert len(fresh) <= relays
+                return len(fresh) == relays
+
+            await wait_until_async(all_serve, 8, f"{relays} relays with sessions")
+            for number, client in enumerate(clients):
+                await client.echo_check(random.Random(number), 3000)
+        holding = {row["relay"] for row in await vip.sessions()}
+        assert len(holding) > 1
+        for client in clients:
+            await client.leave()
+
+        async def one_left() -> bool:
+            return len(await house.relay_pids()) == 1
+
+        await wait_until_async(one_left, 5, "one relay")
+        (last,) = await house.relay_pids()
+        await wait_until_async(
+            lambda: not any(is_alive(pid) for pid in holding - {last}), 5, "the end of surplus relays"
+        )
+        assert len(clients) == len(await vip.wait_records(len(clients)))
+        assert {"eof"} == {record["close_reason"] for record in vip.records()}
+
+
+async def test_sighup_reloads(house: House) -> None:
+    """The classic signal works as well, and reports in the log."""
+    async with labs(2) as servers:
+        vip = await house.serve([real_server(servers[0])])
+        vip.description["real_servers"].append(real_server(servers[1]))
+        house.write_configuration()
+        os.kill(house.pid, signal.SIGHUP)
+        await wait_until_async(lambda: _two(vip), 5, "the second server")
+
+
+async def _two(vip: Vip) -> bool:
+    return len(await vip.servers()) == 2

@@ -1,0 +1,112 @@
+"""Starting the service: what it shows of itself, and what it says when it cannot start."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from rdpbalancer.lab.client import LabClient
+from tests.support.house import House, labs
+from tests.support.processes import command_line
+
+
+async def test_every_process_shows_its_role(house: House) -> None:
+    """`ps` tells supervisor, router and relay apart."""
+    titles = sorted(command_line(pid) for pid in house.processes())
+    assert ["rdpbalancer: relay 1", "rdpbalancer: router", "rdpbalancer: supervisor"] == titles
+    assert command_line(await house.router_pid()) == "rdpbalancer: router"
+
+
+async def test_metrics_over_http(house: House) -> None:
+    """The metrics page, liveness, and nothing else."""
+    metrics = await house.scrape()
+    for name in (
+        "build_info",
+        "relay_up",
+        "relay_sessions",
+        "half_open",
+        "event_loop_lag_seconds_count",
+        "config_last_reload_timestamp_seconds",
+        "server_state",
+        "server_weight",
+    ):
+        assert f"rdpbalancer_{name}" in metrics, name
+    assert (200, "ok\n") == await house.get("/healthz")
+    assert 404 == (await house.get("/"))[0]
+
+
+async def test_users_are_no_labels(house: House) -> None:
+    """Neither a user nor an address ever becomes a label."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        await vip.opened("somebody", source="127.0.0.99")
+        text = str(await house.scrape())
+        assert "somebody" not in text
+        assert "127.0.0.99" not in text
+
+
+def test_a_bad_configuration(tmp_path: Path) -> None:
+    """Exit status 78, and every error with its place."""
+    house = House(tmp_path)
+    house.set_global(relais=3)
+    house.write_configuration()
+    with pytest.raises(AssertionError):
+        house.start()
+    assert house.process is not None
+    assert 78 == house.process.returncode
+    assert f"{house.configuration}:" in house.process.output()
+    assert "did you mean 'relays'" in house.process.output()
+
+
+def test_a_taken_address(tmp_path: Path) -> None:
+    """It says which address; exit status 1, for trying again may help; no process stays."""
+    house = House(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        house.services[0]["listen"] = at
+        house.write_configuration()
+        with pytest.raises(AssertionError):
+            house.start()
+    assert house.process is not None
+    assert 1 == house.process.returncode
+    assert f"cannot listen on {at}" in house.process.output()
+    assert "Traceback" not in house.process.output()
+    assert [] == house.process.children()
+
+
+async def test_a_second_service_on_the_same_folders(tmp_path: Path) -> None:
+    """A running service loses nothing to it: not its control socket, not the configuration it runs with."""
+    house = House(tmp_path)
+    await asyncio.to_thread(house.start)
+    try:
+        before = await house.ask("services")
+        other = House(tmp_path)
+        other.configuration = tmp_path / "second.yaml"
+        other.services[0]["name"] = "intruder"
+        other.write_configuration()
+        done = await house.command("run", "-c", str(other.configuration))
+        assert 1 == done.returncode
+        assert "control.sock" in done.stderr
+        house.kill(await house.router_pid())
+        await house.answers_again()
+        assert before == await house.ask("services")
+    finally:
+        assert 0 == await asyncio.to_thread(house.stop)
+
+
+async def test_the_port_is_free_at_once_after_a_stop(tmp_path: Path) -> None:
+    """Stop and start again, with connections from before in TIME_WAIT: no waiting for the port."""
+    house = House(tmp_path, shutdown_timeout="0")
+    await asyncio.to_thread(house.start)
+    try:
+        async with labs(1) as servers:
+            vip = await house.serve(servers)
+            await vip.opened("alice")
+            await asyncio.to_thread(house.stop)
+            await asyncio.to_thread(house.start)
+            client: LabClient = await vip.opened("alice")
+            assert "ts1" == (await client.login("alice")).server
+    finally:
+        house.dismiss()
+        assert 0 == await asyncio.to_thread(house.stop)

@@ -1,0 +1,1 @@
+"""The relay room, each part on its own."""

@@ -1,0 +1,214 @@
+"""The line between two processes: messages whole and in order, descriptors with them, ends told once."""
+
+import array
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from rdpbalancer.relay.channel import MAX_MESSAGE_BYTES, Channel, pair
+from tests.support.house import open_descriptors
+from tests.support.wait import wait_until_async
+from tests.unit.relay.conftest import Run
+
+
+class Word(msgspec.Struct, tag="word", array_like=True):
+    """A message of the tests."""
+
+    number: int
+    data: bytes = b""
+
+
+DECODER = msgspec.msgpack.Decoder(Word)
+
+
+class Ear:
+    """One end of a line, and all that it has heard."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.words: list[Word] = []
+        self.sockets: list[socket.socket] = []
+        self.closes = 0
+        self.channel = Channel(sock, DECODER, on_message=self._heard, on_close=self._closed)
+
+    def _heard(self, word: Word, sockets: list[socket.socket]) -> None:
+        self.words.append(word)
+        self.sockets += sockets
+
+    def _closed(self) -> None:
+        self.closes += 1
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two sockets of a line."""
+    one, other = pair()
+    yield one, other
+    one.close()
+    other.close()
+
+
+Line = tuple[socket.socket, socket.socket]
+
+
+def test_messages_arrive_in_order(run: Run, line: Line) -> None:
+    """Both ways, whole."""
+
+    async def scene() -> None:
+        one, other = Ear(line[0]), Ear(line[1])
+        for number in range(200):
+            one.channel.send(Word(number, b"x" * number))
+            other.channel.send(Word(-number))
+        await wait_until_async(lambda: len(one.words) == len(other.words) == 200, 5, "400 messages")
+        assert [Word(number, b"x" * number) for number in range(200)] == other.words
+        one.channel.close()
+        other.channel.close()
+
+    run(scene())
+
+
+def test_a_backlog_is_sent_later(run: Run, line: Line) -> None:
+    """What the kernel does not take now waits in order, sockets included, and blocks nobody."""
+
+    async def scene() -> None:
+        one = Ear(line[0])
+        before = open_descriptors()
+        ours = []
+        for number in range(300):
+            mine, passed = socket.socketpair()
+            ours.append(mine)
+            one.channel.send(Word(number, bytes(3000)), [passed])
+        assert 0 < one.channel.backlog < 300
+        other = Ear(line[1])
+        await wait_until_async(lambda: len(other.words) == 300, 10, "300 messages")
+        assert list(range(300)) == [word.number for word in other.words]
+        assert 0 == one.channel.backlog
+        for number, (mine, arrived) in enumerate(zip(ours, other.sockets, strict=True)):
+            mine.send(b"%d" % number)
+            assert b"%d" % number == arrived.recv(10)
+            assert not arrived.getblocking()
+            mine.close()
+            arrived.close()
+        assert before == open_descriptors()
+        one.channel.close()
+        other.channel.close()
+
+    run(scene())
+
+
+def test_the_largest_message(run: Run, line: Line) -> None:
+    """A message just below the bound arrives whole; one above it closes the line, with a reason."""
+
+    async def scene() -> None:
+        one, other = Ear(line[0]), Ear(line[1])
+        one.channel.send(Word(1, bytes(MAX_MESSAGE_BYTES - 100)))
+        await wait_until_async(lambda: other.words, 5, "the large message")
+        one.channel.send(Word(2, bytes(MAX_MESSAGE_BYTES + 1)))
+        await wait_until_async(lambda: other.channel.closed, 5, "a closed line")
+        assert "cut short" in str(other.channel.error)
+        await wait_until_async(lambda: one.channel.closed, 5, "the other end's close")
+        assert (1, 1) == (one.closes, other.closes)
+
+    run(scene())
+
+
+@pytest.mark.parametrize("bytes_sent", [b"\x00", b"\x93\xa5other\x01\x02", b"\xc1", b"x" * 500])
+def test_another_language_closes_the_line(run: Run, line: Line, bytes_sent: bytes) -> None:
+    """A message of another version is refused with a clear error; sockets that came with it are closed."""
+
+    async def scene() -> None:
+        before = open_descriptors()
+        other = Ear(line[1])
+        mine, passed = socket.socketpair()
+        line[0].sendmsg(
+            [bytes_sent],
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()]))],
+        )
+        passed.close()
+        await wait_until_async(lambda: other.channel.closed, 5, "a closed line")
+        assert "another version" in str(other.channel.error)
+        assert b"" == mine.recv(1)
+        mine.close()
+        assert (1, []) == (other.closes, other.words)
+        assert before == open_descriptors() + 1  # the line's own end is closed
+
+    run(scene())
+
+
+def test_the_other_end_is_gone(run: Run, line: Line) -> None:
+    """Told once; what was said before arrives; what is said after goes nowhere, sockets are closed."""
+
+    async def scene() -> None:
+        one, other = Ear(line[0]), Ear(line[1])
+        one.channel.send(Word(7))
+        one.channel.close()
+        await wait_until_async(lambda: other.closes, 5, "the close")
+        assert [Word(7)] == other.words
+        mine, passed = socket.socketpair()
+        other.channel.send(Word(8), [passed])
+        assert b"" == mine.recv(1)
+        mine.close()
+        assert (0, 1) == (one.closes, other.closes)
+        other.channel.close()
+
+    run(scene())
+
+
+def test_sending_to_a_dead_process(run: Run, line: Line) -> None:
+    """A line whose other end died while we send is closed, and its owner told, not the sender broken."""
+
+    async def scene() -> None:
+        one = Ear(line[0])
+        line[1].close()
+        mine, passed = socket.socketpair()
+        one.channel.send(Word(1), [passed])
+        assert b"" == mine.recv(1)
+        mine.close()
+        await wait_until_async(lambda: one.closes, 5, "the close")
+        assert 1 == one.closes
+
+    run(scene())
+
+
+def test_closing_drops_the_backlog(run: Run, line: Line) -> None:
+    """Sockets that wait to be sent when the line is closed are closed, too."""
+
+    async def scene() -> None:
+        before = open_descriptors()
+        one = Ear(line[0])
+        ours = []
+        for number in range(300):
+            mine, passed = socket.socketpair()
+            ours.append(mine)
+            one.channel.send(Word(number, bytes(3000)), [passed])
+        assert one.channel.backlog
+        one.channel.close()
+        line[1].close()
+        for mine in ours:
+            mine.close()
+        assert before - 2 == open_descriptors()
+        await asyncio.sleep(0)
+
+    run(scene())
+
+
+def test_a_line_closed_by_its_own_message(run: Run, line: Line) -> None:
+    """A receiver that closes the line hears nothing more."""
+
+    async def scene() -> None:
+        one = Ear(line[0])
+        heard: list[int] = []
+
+        def close_at_first(word: Word, _sockets: list[socket.socket]) -> None:
+            heard.append(word.number)
+            channel.close()
+
+        channel = Channel(line[1], DECODER, on_message=close_at_first, on_close=lambda: heard.append(-1))
+        for number in range(5):
+            one.channel.send(Word(number))
+        await wait_until_async(lambda: one.closes, 5, "the close")
+        assert [0] == heard
+
+    run(scene())

@@ -1,0 +1,319 @@
+"""A relay and the router's side of it, over a real line, in one loop."""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from rdpbalancer.errors import ChannelError
+from rdpbalancer.model import CloseReason, SessionFacts
+from rdpbalancer.relay.channel import Channel, pair
+from rdpbalancer.relay.messages import (
+    FROM_RELAY,
+    PROTOCOL_VERSION,
+    TO_RELAY,
+    Ended,
+    Hello,
+    Live,
+    Ping,
+    Pong,
+    SessionState,
+    Stop,
+)
+from rdpbalancer.relay.pool import InlineRelay, RelayPool
+from rdpbalancer.relay.worker import Relay
+from rdpbalancer.tasks import spawn
+from tests.support.house import open_descriptors
+from tests.support.wait import wait_until_async
+from tests.unit.relay.conftest import Run
+from tests.unit.relay.test_pump import read, tcp_pair, write
+
+
+class Books:
+    """Notes what the pool tells."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, int] = {}
+        self.moved: dict[str, tuple[int, int]] = {}
+        self.ended: list[Ended] = []
+        self.lost: list[tuple[int, ChannelError | None]] = []
+        self.rehomed: dict[str, int] = {}
+
+    def session_live(self, state: SessionState, relay: int) -> None:
+        """Note a session that was there before."""
+        self.live[state.id] = relay
+
+    def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
+        """Note byte counts."""
+        self.moved[session_id] = (bytes_up, bytes_down)
+
+    def session_ended(self, ended: Ended, relay: int) -> None:
+        """Note an end."""
+        del relay
+        self.ended.append(ended)
+
+    def session_rehomed(self, state: SessionState, relay: int) -> None:
+        """Note a move."""
+        self.rehomed[state.id] = relay
+
+    def relay_lost(self, relay: int, error: ChannelError | None) -> None:
+        """Note a loss."""
+        self.lost.append((relay, error))
+
+
+class Held:
+    """A relay, the supervisor's line to it, and the router's end of the other, kept as a supervisor does."""
+
+    def __init__(self) -> None:
+        self.router_end, theirs = pair()
+        line, relays_line = pair()
+        self.answers: list[msgspec.Struct] = []
+        self.supervisor = Channel(
+            line, FROM_RELAY, on_message=lambda word, _: self.answers.append(word), on_close=lambda: None
+        )
+        self.relay = Relay(theirs, relays_line)
+        self.task = spawn(self.relay.run(), name="relay")
+
+    async def stop(self) -> None:
+        """End it as a supervisor does."""
+        self.supervisor.send(Stop())
+        async with asyncio.timeout(5):
+            await self.task
+        self.supervisor.close()
+        self.router_end.close()
+
+
+@asynccontextmanager
+async def held() -> AsyncIterator[Held]:
+    """Run a relay; no descriptor is left of it."""
+    made = Held()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+def facts(number: int) -> SessionFacts:
+    """Return the facts of a session."""
+    return SessionFacts(f"s{number}", "vip", "ts1", "192.0.2.1:5", "192.0.2.1", user="x" * 500)
+
+
+Ends = tuple[socket.socket, socket.socket]
+
+
+async def adopted(relays: RelayPool | InlineRelay, number: int) -> Ends:
+    """Hand a session over and return its far ends: client, server."""
+    (client, near_client), (server, near_server) = tcp_pair(), tcp_pair()
+    await relays.adopt(
+        facts(number), (near_client, near_server), first=(b"", b"hi"), idle_s=0, before=lambda _pid: None
+    )
+    assert b"hi" == await read(client, 2)
+    return client, server
+
+
+def close(ends: list[Ends]) -> None:
+    """Close far ends."""
+    for client, server in ends:
+        client.close()
+        server.close()
+
+
+def test_sessions_outlive_the_router(run: Run) -> None:
+    """A new router hears of every session, of every byte, and of each end exactly once."""
+
+    async def scene() -> None:
+        before = open_descriptors()
+        async with held() as h:
+            first, second = Books(), Books()
+            pool = RelayPool(first)
+            pool.add(1, h.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, number) for number in range(100)]
+            assert {1: 100} == pool.sessions()
+            pool.close()
+            for client, server in ends[:40]:  # they end while there is no router
+                client.close()
+                server.close()
+            heir = RelayPool(second)
+            heir.add(1, h.router_end.dup())
+            await heir.introduced()
+            await wait_until_async(lambda: len(second.ended) == 40, 5, "40 ends")
+            assert {f"s{number}" for number in range(40)} == {ended.id for ended in second.ended}
+            assert {f"s{number}" for number in range(40, 100)} <= set(second.live)
+            data = random.Random(1).randbytes(10_000)
+            for client, server in ends[40:]:
+                await write(client, data)
+                assert data == await read(server, 10_000)
+            heir.kick(1, [f"s{number}" for number in range(40, 100)], CloseReason.KICKED)
+            await wait_until_async(lambda: len(second.ended) == 100, 5, "100 ends")
+            assert {(10_000, 2)} == {(end.bytes_up, end.bytes_down) for end in second.ended[40:]}
+            assert facts(99) == msgspec.msgpack.decode(second.ended[-1].facts, type=SessionFacts)
+            close(ends)
+            heir.close()
+        assert before == open_descriptors()
+
+    run(scene())
+
+
+def test_the_supervisor_is_answered_and_obeyed(run: Run) -> None:
+    """Ping is answered from the loop; Stop ends every session; so does the supervisor's own end."""
+
+    async def scene() -> None:
+        async with held() as h:
+            h.supervisor.send(Ping(7))
+            await wait_until_async(lambda: h.answers, 5, "the answer")
+            assert [Pong(7)] == h.answers
+            books = Books()
+            pool = RelayPool(books)
+            pool.add(1, h.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, 1)]
+            h.supervisor.send(Stop())
+            await wait_until_async(h.task.done, 5, "the relay's end")
+            assert b"" == await read(ends[0][0], 1)
+            close(ends)
+            await wait_until_async(lambda: books.ended, 5, "the record")
+            assert CloseReason.SHUTDOWN == books.ended[0].close_reason
+            pool.close()
+        orphan = Held()
+        orphan.supervisor.close()
+        await wait_until_async(orphan.task.done, 5, "the relay's end")
+        orphan.router_end.close()
+
+    run(scene())
+
+
+def test_a_relay_that_is_lost(run: Run) -> None:
+    """It is told once and gets no session any more; without any relay a session waits for the next one."""
+
+    async def scene() -> None:
+        books = Books()
+        pool = RelayPool(books)
+        async with held() as h:
+            pool.add(1, h.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, 1)]
+        await wait_until_async(lambda: books.lost, 5, "the loss")
+        assert ([1], {}) == ([pid for pid, _ in books.lost], pool.sessions())
+        waiting = spawn(adopted(pool, 2), name="waits for a relay")
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        async with held() as h:
+            pool.add(2, h.router_end.dup())
+            ends.append(await waiting)
+            assert {2: 1} == pool.sessions()
+            close(ends)
+            pool.close()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("version", [PROTOCOL_VERSION + 1, 0])
+def test_a_relay_of_another_version_gets_nothing_new(run: Run, version: int) -> None:
+    """Its sessions are known, new ones go elsewhere."""
+
+    async def scene() -> None:
+        books = Books()
+        pool = RelayPool(books)
+        ours, theirs = pair()
+        stranger = Channel(theirs, TO_RELAY, on_message=lambda *_: None, on_close=lambda: None)
+        pool.add(1, ours)
+        stranger.send(Hello(version, 1))
+        stranger.send(Live([SessionState("old", b"", 1, 2)], last=True))
+        await pool.introduced()
+        assert ({"old": 1}, {1: 1}) == (books.live, pool.sessions())
+        async with held() as h:
+            pool.add(2, h.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, number) for number in range(3)]
+            assert {1: 1, 2: 3} == pool.sessions()
+            close(ends)
+            stranger.close()
+            pool.close()
+
+    run(scene())
+
+
+def test_a_retired_relay_ends_when_it_is_empty(run: Run) -> None:
+    """It keeps what it has, gets nothing new, and exits after its last session."""
+
+    async def scene() -> None:
+        books = Books()
+        pool = RelayPool(books)
+        async with held() as one, held() as two:
+            pool.add(1, one.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, 1)]
+            pool.add(2, two.router_end.dup())
+            await pool.introduced()
+            pool.retire([1])
+            ends += [await adopted(pool, number) for number in (2, 3)]
+            assert {1: 1, 2: 2} == pool.sessions()
+            assert not one.task.done()
+            close(ends[:1])
+            await wait_until_async(one.task.done, 5, "the retired relay's end")
+            assert ["s1"] == [ended.id for ended in books.ended]
+            close(ends)
+            pool.close()
+
+    run(scene())
+
+
+def test_sessions_move_to_another_relay(run: Run) -> None:
+    """A relay that surrenders gives every session away while its bytes are on the way, and exits."""
+
+    async def scene() -> None:
+        books = Books()
+        pool = RelayPool(books)
+        async with held() as one, held() as two:
+            pool.add(1, one.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, number) for number in range(20)]
+            data = [random.Random(number).randbytes(1_000_000) for number in range(20)]
+            writing = [
+                spawn(write(client, bytes_), name="writes")
+                for (client, _), bytes_ in zip(ends, data, strict=True)
+            ]
+            reading = [
+                spawn(read(server, len(bytes_)), name="reads")
+                for (_, server), bytes_ in zip(ends, data, strict=True)
+            ]
+            pool.add(2, two.router_end.dup())
+            await pool.introduced()
+            pool.surrender(1)
+            assert data == await asyncio.gather(*reading)
+            await asyncio.gather(*writing)
+            await wait_until_async(one.task.done, 5, "the first relay's end")
+            assert dict.fromkeys((f"s{number}" for number in range(20)), 2) == books.rehomed
+            assert 20 == pool.sessions()[2]
+            close(ends)
+            await wait_until_async(lambda: len(books.ended) == 20, 5, "20 ends")
+            assert {1_000_000} == {ended.bytes_up for ended in books.ended}
+            pool.close()
+
+    run(scene())
+
+
+def test_without_relay_processes(run: Run) -> None:
+    """`relays: 0`: the same verbs, in this process; closing ends every session."""
+
+    async def scene() -> None:
+        books = Books()
+        inline = InlineRelay(books, report_interval_s=0.02)
+        await inline.introduced()
+        ends = [await adopted(inline, number) for number in range(3)]
+        assert [3] == list(inline.sessions().values())
+        await write(ends[0][0], b"abc")
+        await wait_until_async(lambda: books.moved.get("s0") == (3, 2), 5, "byte counts")
+        inline.kick(0, ["s1", "unknown"], CloseReason.KICKED)
+        assert ["s1"] == [ended.id for ended in books.ended]
+        inline.close()
+        reasons = [ended.close_reason for ended in books.ended]
+        assert [CloseReason.KICKED, CloseReason.SHUTDOWN, CloseReason.SHUTDOWN] == reasons
+        close(ends)
+
+    run(scene())
