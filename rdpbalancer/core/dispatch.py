@@ -53,6 +53,7 @@ class Dispatcher:
         self.ledger.on_free = self._place_freed
         self.statuses: dict[ServerId, ServerStatus] = {}
         self._services: dict[str, _ServiceState] = {}
+        self._removed: set[str] = set()
         self._open_store = open_store
         self._rng = rng
         self._now = 0.0
@@ -62,16 +63,7 @@ class Dispatcher:
     def apply(self, farm: Farm, *, now: float) -> None:
         """Take a new farm into use. What is known of servers and services that stay is kept."""
         self.farm = farm
-        for name, service in farm.services.items():
-            state = self._services.get(name)
-            if state is None:
-                self._services[name] = _ServiceState(self._open_store(service), SchedulerState(self._rng))
-            else:
-                state.bindings.resize(service.persistence.max_entries)
-        for name in [name for name in self._services if name not in farm.services]:
-            state = self._services.pop(name)
-            for waiter in state.line.drain():
-                waiter.grant(None)
+        self._apply_services(now)
         servers = farm.servers()
         for server in [server for server in self.statuses if server not in servers]:
             del self.statuses[server]
@@ -83,6 +75,21 @@ class Dispatcher:
         for state in self._services.values():
             state.views = None
         self.look_again(farm.services, now=now)
+
+    def _apply_services(self, now: float) -> None:
+        for name, service in self.farm.services.items():
+            if (state := self._services.get(name)) is not None:
+                state.bindings.resize(service.persistence.max_entries)
+                continue
+            self._services[name] = _ServiceState(self._open_store(service), SchedulerState(self._rng))
+            if name in self._removed:
+                # It is back, with the bindings it had; sessions that ended meanwhile un-pinned none.
+                self._removed.remove(name)
+                self._unpin_unused(name, now)
+        for name in [name for name in self._services if name not in self.farm.services]:
+            self._removed.add(name)
+            for waiter in self._services.pop(name).line.drain():
+                waiter.grant(None)
 
     def set_status(self, server: ServerId, status: ServerStatus, *, now: float) -> None:
         """Record a server's new status, and let the queue look again: it may matter to it."""
@@ -128,9 +135,9 @@ class Dispatcher:
         state = self._services[service.name]
         if state.views is None:
             state.views = [self._view(service, server, now) for server in service.servers]
-        load = self.ledger.load
+        load, burden = self.ledger.load, self.ledger.burden
         for view in state.views:
-            view.load = load(view.server.id)
+            view.load, view.burden = load(view.server.id), burden(view.server.id)
         if service.slow_start_s:
             for view in state.views:
                 view.weight = self._weight(service, view.server, now)
@@ -138,7 +145,10 @@ class Dispatcher:
 
     def _view(self, service: VirtualService, server: RealServer, now: float) -> View:
         weight = self._weight(service, server, now)
-        return View(server, self.statuses[server.id], self.ledger.load(server.id), weight)
+        ledger = self.ledger
+        return View(
+            server, self.statuses[server.id], ledger.load(server.id), weight, ledger.burden(server.id)
+        )
 
     def _weight(self, service: VirtualService, server: RealServer, now: float) -> float:
         status = self.statuses[server.id]
@@ -194,14 +204,16 @@ class Dispatcher:
         state = self._services[service.name].scheduler
         return route(query, service, self.views(service, now=now), state)
 
-    def take(self, service: VirtualService, go: Go, key: Key | None, *, now: float) -> Lease | None:
+    def take(
+        self, service: VirtualService, go: Go, key: Key | None, *, source: str = "", now: float
+    ) -> Lease | None:
         """Reserve a place for the decision and claim the key for it.
 
         None: the key is somebody else's claim by now (a shared store); decide again.
         """
         self._now = now
         bound_key = key if go.binds else None
-        lease = self.ledger.lease(go.server, bound_key)
+        lease = self.ledger.lease(go.server, bound_key, source)
         return lease if self._claim(service, go, lease, now) else None
 
     def settle(
@@ -213,6 +225,7 @@ class Dispatcher:
         token: Endpoint | None,
         key: Key | None,
         tried: frozenset[ServerId],
+        source: str = "",
         now: float,
     ) -> Go | None:
         """Make a granted place the connection's own.
@@ -231,7 +244,7 @@ class Dispatcher:
         view = self._view(service, server, now)
         if wanted.server is not None and token is not None and names_server(view, token):
             return Go(lease.server, Reason.TOKEN)
-        if bound is not None and bound != server.id.name and self._usable_bound(service, bound):
+        if bound is not None and bound != server.id.name and self._goes_back(service, bound, tried, now):
             self.ledger.release(lease)
             return None
         if bound == server.id.name:
@@ -241,7 +254,7 @@ class Dispatcher:
         else:
             reason = Reason.REDISPATCH if bound is not None or tried else Reason.SCHEDULED
         go = Go(lease.server, reason, binds=key is not None, replacing=bound)
-        self.ledger.set_key(lease, key)
+        self.ledger.set_key(lease, key, source)
         return go if self._claim(service, go, lease, now) else None
 
     def _claim(self, service: VirtualService, go: Go, lease: Lease, now: float) -> bool:
@@ -267,8 +280,7 @@ class Dispatcher:
         self.ledger.release(lease)
         if lease.claimed:
             self._release_claim(lease, now)
-        elif lease.key is not None:
-            self._touch_if_last(lease.server.service, lease.key, now)
+        self._unpin_if_unused(lease.server.service, lease.key, now)
 
     def confirm(self, lease: Lease, *, now: float) -> None:
         """The server has answered with a Connection Confirm: the claim becomes a binding."""
@@ -281,7 +293,9 @@ class Dispatcher:
         """The server has answered, but not with a Connection Confirm: the place stays, the claim goes."""
         if lease.claimed:
             self._release_claim(lease, now)
+        key = lease.key
         self.ledger.set_key(lease, None)
+        self._unpin_if_unused(lease.server.service, key, now)
 
     def _release_claim(self, lease: Lease, now: float) -> None:
         lease.claimed = False
@@ -295,18 +309,27 @@ class Dispatcher:
         session = self.ledger.close(session_id)
         if session is None:
             return None
-        if session.facts.binding_key is not None:
-            self._touch_if_last(session.facts.service, session.facts.binding_key, now)
+        key, service = session.facts.binding_key, session.facts.service
+        state = self._services.get(service)
+        if key is None or state is None or self.ledger.live_of(service, key):
+            return session
+        state.collisions_told.discard(key)
+        # A connection on its way may have confirmed the binding already: it stays pinned for its session.
+        if not self.ledger.uses(service, key):
+            state.bindings.touch(key, now=now, ttl_s=self._ttl_s(service))
         return session
 
-    def _touch_if_last(self, service: str, key: Key, now: float) -> None:
-        """Start the time of the key's binding unless another session keeps it alive."""
+    def _unpin_if_unused(self, service: str, key: Key | None, now: float) -> None:
+        """Start the time of a binding that was pinned for a connection which has become no session.
+
+        Of no other: a stranger's failed attempts would renew a binding for ever.
+        """
         state = self._services.get(service)
-        if state is None or self.ledger.live_of(service, key):
+        if key is None or state is None or self.ledger.uses(service, key):
             return
-        ttl_s = self.farm.services[service].persistence.timeout_s
-        state.bindings.touch(key, now=now, ttl_s=ttl_s)
-        state.collisions_told.discard(key)
+        bound = state.bindings.get(key, now=now)
+        if bound is not None and bound.confirmed and bound.expires_at is None:
+            state.bindings.touch(key, now=now, ttl_s=self._ttl_s(service))
 
     def restore(self, facts: SessionFacts, *, relay: int, place: object, now: float) -> LiveSession:
         """A relay holds this session already: enter it, and pin its binding."""
@@ -320,12 +343,15 @@ class Dispatcher:
 
     def unpin_unused(self, *, now: float) -> None:
         """Start the time of bindings that were pinned by sessions which no longer live (after a restart)."""
-        for name, state in self._services.items():
-            ttl_s = self.farm.services[name].persistence.timeout_s
-            pinned = [entry.key for entry in state.bindings.entries(now=now) if entry.expires_at is None]
-            for key in pinned:
-                if not self.ledger.uses(name, key):
-                    state.bindings.touch(key, now=now, ttl_s=ttl_s)
+        for name in self._services:
+            self._unpin_unused(name, now)
+
+    def _unpin_unused(self, service: str, now: float) -> None:
+        bindings, ttl_s = self._services[service].bindings, self._ttl_s(service)
+        pinned = [entry.key for entry in bindings.entries(now=now) if entry.expires_at is None]
+        for key in pinned:
+            if not self.ledger.uses(service, key):
+                bindings.touch(key, now=now, ttl_s=ttl_s)
 
     # ---- the queue ---------------------------------------------------------------------------------
 
@@ -372,9 +398,19 @@ class Dispatcher:
         binding = self._services[service.name].bindings.get(key, now=now)
         return binding.server if binding else None
 
-    def _usable_bound(self, service: VirtualService, name: str) -> bool:
-        status = self.statuses.get(ServerId(service.name, name))
-        return status is not None and st.takes_bound(status)
+    def _ttl_s(self, service: str) -> float:
+        return self.farm.services[service].persistence.timeout_s
+
+    def _goes_back(self, service: VirtualService, name: str, tried: frozenset[ServerId], now: float) -> bool:
+        """Whether a connection with a place elsewhere would decide for its bound server now.
+
+        If it would not, it keeps its place: two such would hand it to each other for ever.
+        """
+        server = service.server(name)
+        if server is None or server.id in tried:
+            return False
+        view = self._view(service, server, now)
+        return view.takes_bound and (service.persistence.wait_when_full or not view.full)
 
 
 def _standing(server: RealServer, status: ServerStatus) -> tuple[bool, bool, bool, int]:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from rdpbalancer.core.burden import Burdens
 from rdpbalancer.model import Key, ServerId, SessionFacts
 
 
@@ -20,6 +21,7 @@ class Lease:
 
     server: ServerId
     key: Key | None
+    source: str = ""
     held: bool = True
     claimed: bool = False
 
@@ -53,17 +55,19 @@ class Ledger:
         self._by_server: defaultdict[ServerId, set[str]] = defaultdict(set)
         self._by_service: Counter[str] = Counter()
         self._leases = 0
+        self._burdens = Burdens()
         self.on_free: Callable[[ServerId], None] | None = None
 
     # ---- places ------------------------------------------------------------------------------------
 
-    def lease(self, server: ServerId, key: Key | None) -> Lease:
-        """Reserve a place on `server` for a connection with `key`."""
+    def lease(self, server: ServerId, key: Key | None, source: str = "") -> Lease:
+        """Reserve a place on `server` for a connection with `key` from `source`."""
         self._loads[server] += 1
         self._leases += 1
         if key is not None:
             self._use(server.service, key).uses += 1
-        return Lease(server, key)
+        self._burdens.add(server, key, source)
+        return Lease(server, key, source)
 
     def release(self, lease: Lease) -> None:
         """Give a reserved place back. Releasing twice, or after `open`, does nothing."""
@@ -73,9 +77,10 @@ class Ledger:
         self._leases -= 1
         if lease.key is not None:
             self._unuse(lease.server.service, lease.key)
+        self._burdens.remove(lease.server, lease.key, lease.source)
         self._free(lease.server)
 
-    def set_key(self, lease: Lease, key: Key | None) -> None:
+    def set_key(self, lease: Lease, key: Key | None, source: str = "") -> None:
         """Give a held lease another key (a place from the queue is granted before the key is claimed)."""
         if not lease.held:
             message = f"{lease} is not held, its key cannot become {key}"
@@ -86,7 +91,9 @@ class Ledger:
             self._use(lease.server.service, key).uses += 1
         if lease.key is not None:
             self._unuse(lease.server.service, lease.key)
-        lease.key = key
+        self._burdens.remove(lease.server, lease.key, lease.source)
+        lease.key, lease.source = key, source or lease.source
+        self._burdens.add(lease.server, lease.key, lease.source)
 
     # ---- sessions ----------------------------------------------------------------------------------
 
@@ -98,6 +105,7 @@ class Ledger:
             raise ValueError(message)
         lease.held = False
         self._leases -= 1
+        self._burdens.remove(lease.server, lease.key, lease.source)
         return self._add(facts, lease.key, relay=relay, place=place)
 
     def restore(self, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
@@ -129,6 +137,7 @@ class Ledger:
             if not sources[facts.source]:
                 del sources[facts.source]
             self._unuse(facts.service, key)
+        self._burdens.remove(server, facts.binding_key, facts.source)
         self._free(server)
         return session
 
@@ -137,6 +146,7 @@ class Ledger:
         self._sessions[facts.id] = session
         self._by_server[facts.server_id].add(facts.id)
         self._by_service[facts.service] += 1
+        self._burdens.add(facts.server_id, key, facts.source)
         if key is not None:
             self._keys[(facts.service, key)].sources[facts.source] += 1
         return session
@@ -164,6 +174,10 @@ class Ledger:
     def load(self, server: ServerId) -> int:
         """Return the server's leases plus its sessions."""
         return self._loads[server]
+
+    def burden(self, server: ServerId) -> int:
+        """Return what the server carries, as the schedulers count it (`core.burden`)."""
+        return self._burdens.of(server)
 
     def sessions_on(self, server: ServerId) -> int:
         """Return the server's sessions, without leases."""

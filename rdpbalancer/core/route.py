@@ -19,14 +19,16 @@ class View:
     """One real server for decisions: configuration, status, load and effective weight now.
 
     What follows from configuration and status is worked out once, when the view is made: a farm has tens of
-    servers and thousands of decisions a second, and statuses change now and then. `load` and `weight` (during
-    slow start) are set anew for each decision.
+    servers and thousands of decisions a second, and statuses change now and then. `load`, `burden` and
+    `weight` (during slow start) are set anew for each decision. `load` counts connections, for the limit;
+    `burden` is what schedulers count (`core.burden`), None: the same.
     """
 
     server: RealServer
     status: ServerStatus
     load: int
     weight: float
+    burden: int | None = None
     takes_new: bool = field(init=False)
     takes_bound: bool = field(init=False)
     takes_token: bool = field(init=False)
@@ -37,6 +39,11 @@ class View:
         self.takes_bound = st.takes_bound(self.status)
         self.takes_token = st.takes_token(self.status)
         self.capacity = st.capacity(self.server, self.status)
+
+    @property
+    def carried(self) -> int:
+        """What schedulers count."""
+        return self.load if self.burden is None else self.burden
 
     @property
     def full(self) -> bool:
@@ -159,7 +166,7 @@ def _by_scheduler(
         if not untried:
             continue
         ask = Ask(query.source, state.rng, state.wheel)
-        free = [Choice(view.server.id, view.weight, view.load) for view in untried if not view.full]
+        free = [Choice(view.server.id, view.weight, view.carried) for view in untried if not view.full]
         chosen = SCHEDULERS[service.scheduler](free, ask)
         if chosen is None:
             return Wait(None)

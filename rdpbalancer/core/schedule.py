@@ -22,7 +22,7 @@ class Random(Protocol):
 
 
 class Choice(NamedTuple):
-    """A server that could be chosen: its effective weight (above 0), and its sessions and leases."""
+    """A server that could be chosen: its effective weight (above 0), and what it carries."""
 
     server: ServerId
     weight: float

@@ -258,7 +258,9 @@ class Sessions:
                 self._metrics.tokens_missed.labels(service.name).inc()
             match decision:
                 case Go():
-                    lease = self._dispatcher.take(service, decision, conn.key, now=self._clock())
+                    lease = self._dispatcher.take(
+                        service, decision, conn.key, source=conn.peer.host, now=self._clock()
+                    )
                     if lease is not None:
                         return lease, decision
                 case Wait():
@@ -280,6 +282,7 @@ class Sessions:
                 token=conn.token,
                 key=conn.key,
                 tried=conn.tried,
+                source=conn.peer.host,
                 now=self._clock(),
             )
         except BaseException:
