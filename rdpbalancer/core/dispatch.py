@@ -70,8 +70,9 @@ class Dispatcher:
         for server in servers:
             self.statuses.setdefault(server, ServerStatus(changed_at=now))
         for state in self._services.values():
-            for gone in [server for server in state.scheduler.wheel if server not in servers]:
-                del state.scheduler.wheel[gone]
+            for kept in (state.scheduler.wheel, state.scheduler.turns):
+                for gone in [server for server in kept if server not in servers]:
+                    del kept[gone]
         for state in self._services.values():
             state.views = None
         self.look_again(farm.services, now=now)
@@ -341,6 +342,15 @@ class Dispatcher:
                 state.bindings.confirm(key, facts.server, now=now)
         return session
 
+    def recall(self, facts: SessionFacts, *, now: float) -> None:
+        """A session has ended that this router never knew: its binding may be younger than the last write."""
+        state = self._services.get(facts.service)
+        if state is None or (key := facts.binding_key) is None:
+            return
+        if state.bindings.get(key, now=now) is None:
+            state.bindings.confirm(key, facts.server, now=now)
+            self._unpin_if_unused(facts.service, key, now)
+
     def unpin_unused(self, *, now: float) -> None:
         """Start the time of bindings that were pinned by sessions which no longer live (after a restart)."""
         for name in self._services:
@@ -428,4 +438,6 @@ def _in_vain(waiter: Waiter, views: Mapping[ServerId, View]) -> bool:
     if waiter.server is not None:
         view = views.get(waiter.server)
         return view is None or not view.takes_bound
+    if any(view.checking for view in views.values()):
+        return False
     return not any(view.takes_new and id_ not in waiter.refused for id_, view in views.items())

@@ -33,11 +33,13 @@ class View:
     takes_bound: bool = field(init=False)
     takes_token: bool = field(init=False)
     capacity: int = field(init=False)
+    checking: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.takes_new = st.takes_new(self.server, self.status)
         self.takes_bound = st.takes_bound(self.status)
         self.takes_token = st.takes_token(self.status)
+        self.checking = st.may_come_up(self.server, self.status)
         self.capacity = st.capacity(self.server, self.status)
 
     @property
@@ -100,6 +102,7 @@ class SchedulerState:
 
     rng: Random
     wheel: MutableMapping[ServerId, float] = field(default_factory=dict)
+    turns: MutableMapping[ServerId, int] = field(default_factory=dict)
 
 
 def route(
@@ -165,13 +168,15 @@ def _by_scheduler(
         untried = [view for view in rank if view.server.id not in query.tried]
         if not untried:
             continue
-        ask = Ask(query.source, state.rng, state.wheel)
+        ask = Ask(query.source, state.rng, state.wheel, state.turns)
         free = [Choice(view.server.id, view.weight, view.carried) for view in untried if not view.full]
         chosen = SCHEDULERS[service.scheduler](free, ask)
         if chosen is None:
             return Wait(None)
         reason = Reason.BACKUP if backup else Reason.REDISPATCH if moved else Reason.SCHEDULED
         return Go(chosen.server, reason, binds=query.key is not None, replacing=query.bound)
+    if any(view.checking for view in views):
+        return Wait(None)  # a first check takes no longer than a login does anyway
     return Nobody("all-failed" if query.tried else _why_nobody(views))
 
 

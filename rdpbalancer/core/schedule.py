@@ -33,6 +33,8 @@ class Choice(NamedTuple):
 class Ask:
     """What a scheduler may know of the connection, and the state it keeps between connections.
 
+    `turns`: a number for each server that grows with each time it is chosen among the least loaded.
+
     `source`: the client's IP address as text. `wheel`: the credit, in sessions, of each server in weighted
     round robin; it belongs to the virtual service and survives a reload.
     """
@@ -40,6 +42,7 @@ class Ask:
     source: str
     rng: Random
     wheel: MutableMapping[ServerId, float] = field(default_factory=dict)
+    turns: MutableMapping[ServerId, int] = field(default_factory=dict)
 
 
 Scheduler = Callable[[Sequence[Choice], Ask], Choice | None]
@@ -53,10 +56,23 @@ def least_connections(choices: Sequence[Choice], ask: Ask) -> Choice | None:
     """Return the server that would be least loaded for its weight once it had this session too.
 
     Counting the session to come makes the first ones go by weight, where "sessions now" would call all empty
-    servers equal. Ties go to the heavier server, then by the configuration's order.
+    servers equal. Ties go to the heavier server, then to the one that was chosen longest ago, then by the
+    configuration's order: users who come one after the other and leave a disconnected desktop behind are
+    spread, too.
     """
-    del ask
-    return min(choices, key=lambda choice: ((choice.load + 1) / choice.weight, -choice.weight), default=None)
+    turns = ask.turns
+    chosen = min(
+        choices,
+        key=lambda choice: (
+            (choice.load + 1) / choice.weight,
+            -choice.weight,
+            turns.get(choice.server, 0),
+        ),
+        default=None,
+    )
+    if chosen is not None:
+        turns[chosen.server] = max(turns.values(), default=0) + 1
+    return chosen
 
 
 def round_robin(choices: Sequence[Choice], ask: Ask) -> Choice | None:

@@ -60,6 +60,13 @@ def takes_new(server: RealServer, status: ServerStatus) -> bool:
     return is_up(status) and wanted(status) is Intent.ONLINE and base_weight(server, status) > 0
 
 
+def may_come_up(server: RealServer, status: ServerStatus) -> bool:
+    """Whether the server is being checked for the first time, and will take new users if it is found up."""
+    if status.health.health is not Health.CHECKING or status.agent.health is Health.DOWN:
+        return False
+    return wanted(status) is Intent.ONLINE and base_weight(server, status) > 0
+
+
 def takes_bound(status: ServerStatus) -> bool:
     """Whether a returning user may be sent there: also while draining, unless strictly."""
     if not is_up(status):

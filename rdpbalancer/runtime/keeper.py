@@ -1,6 +1,7 @@
 """Keeping the books of live sessions: what relays report, to ledger, bindings, places and records."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -13,6 +14,10 @@ from rdpbalancer.model import CloseReason, CloseSide, SessionEnd, SessionFacts, 
 from rdpbalancer.relay.messages import Ended, SessionState
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
+
+# Sessions whose record is made, the last ones: a report that comes again is no second session. If it comes at
+# all it does so within seconds, and not so many sessions end in that time.
+_REMEMBERED = 10_000
 
 _FACTS = msgspec.msgpack.Decoder(SessionFacts)
 
@@ -34,6 +39,7 @@ class Keeper:
         self._account = account
         self._events = events
         self._clock = clock
+        self._recorded: OrderedDict[str, None] = OrderedDict()
 
     def session_live(self, state: SessionState, relay: int) -> None:
         """A relay held this session before this router began."""
@@ -53,14 +59,18 @@ class Keeper:
     def session_ended(self, ended: Ended, relay: int) -> None:
         """A session has ended."""
         session = self._dispatcher.close(ended.id, now=self._clock())
+        if session is None and ended.id in self._recorded:
+            return
         facts = session.facts if session is not None else _FACTS.decode(ended.facts)
-        if session is not None:
+        if session is None:
+            self._dispatcher.recall(facts, now=self._clock())
+        else:
             self._count(session, ended.bytes_up, ended.bytes_down)
             self._give_place_back(session)
         end = SessionEnd(
             ended.close_reason, ended.close_side, ended.bytes_up, ended.bytes_down, ended.ended_at
         )
-        self._account.closed(SessionRecord(facts, end, relay))
+        self._record(facts, end, relay)
 
     def session_rehomed(self, state: SessionState, relay: int) -> None:
         """A session has moved to another relay."""
@@ -88,7 +98,13 @@ class Keeper:
                 session.bytes_down,
                 time.time(),
             )
-            self._account.closed(SessionRecord(session.facts, end, relay))
+            self._record(session.facts, end, relay)
+
+    def _record(self, facts: SessionFacts, end: SessionEnd, relay: int) -> None:
+        self._recorded[facts.id] = None
+        if len(self._recorded) > _REMEMBERED:
+            self._recorded.popitem(last=False)
+        self._account.closed(SessionRecord(facts, end, relay))
 
     def _count(self, session: LiveSession, bytes_up: int, bytes_down: int) -> None:
         self._account.moved(session.facts, bytes_up - session.bytes_up, bytes_down - session.bytes_down)

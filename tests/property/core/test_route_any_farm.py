@@ -25,7 +25,7 @@ from tests.unit.core.farms import ALICE, STATUSES, real_server, service_of, sid,
 
 NAMES = [f"ts{number}" for number in range(6)]
 WITHOUT_CHANCE = sorted(set(SCHEDULERS) - {"random-two-choices"})
-NOT_FOR_NEW_USERS = sorted(set(STATUSES) - {"online"})
+NOT_FOR_NEW_USERS = sorted(set(STATUSES) - {"online", "unknown"})  # an unknown one is waited for
 
 states = st.one_of(st.just("online"), st.sampled_from(sorted(STATUSES)))
 
@@ -116,13 +116,13 @@ def test_whoever_is_chosen_may_be_chosen(case: Case) -> None:
 
 @given(cases())
 def test_whoever_waits_waits_for_something(case: Case) -> None:
-    """For a full server that would have it, or for any because all that are open to it are full."""
+    """For a full server that would have it, for any because all that are open to it are full, or a check."""
     decision, _ = case.decide()
     if not isinstance(decision, Wait):
         return
     if decision.server is None:
         ordinary, backups = open_to_new(case, backup=False), open_to_new(case, backup=True)
-        assert ordinary or backups
+        assert ordinary or backups or any(each.checking for each in case.views)
         assert all(each.full for each in ordinary or backups)
     else:
         target = next(each for each in case.views if each.server.id == decision.server)

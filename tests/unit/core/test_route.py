@@ -19,8 +19,8 @@ from rdpbalancer.core.route import (
     route,
     takes_queued,
 )
-from rdpbalancer.model import Endpoint, Key, Method, Reason
-from tests.unit.core.farms import ALICE, STATUSES, real_server, service_of, sid, view
+from rdpbalancer.model import Endpoint, Health, Intent, Key, Method, Reason
+from tests.unit.core.farms import ALICE, STATUSES, real_server, server_status, service_of, sid, view
 
 HOME = Key(Method.SOURCE_IP, "192.0.2.1")
 REDISPATCH = PersistencePolicy(wait_when_full=False)
@@ -282,11 +282,28 @@ def test_a_failed_server_beside_a_full_one_is_a_queue() -> None:
     assert Wait(None) == decided(view(TS1), view(TS2, load=FULL), tried={sid("ts1")})
 
 
+@pytest.mark.parametrize("others", [[], ["down"], ["halted", "draining"]])
+def test_a_first_check_is_waited_for(others: list[str]) -> None:
+    """A service whose servers are all new after a reload turns nobody away for want of a second."""
+    views = [view(f"ts{number}", status) for number, status in enumerate(["unknown", *others])]
+    assert Wait(None) == decided(*views)
+
+
+def test_a_first_check_is_not_waited_for_where_it_could_not_help() -> None:
+    """The server takes nobody new, whatever is found."""
+    drained = server_status(Health.CHECKING, intent=Intent.DRAIN)
+    assert Nobody("all-down") == decided(view(TS1, drained))
+
+
+def test_who_can_go_at_once_does_not_wait_for_a_first_check() -> None:
+    assert Go(sid("ts2"), Reason.SCHEDULED) == decided(view(TS1, "unknown"), view(TS2))
+
+
 @pytest.mark.parametrize(
     ("statuses", "tried", "why"),
     [
         ([], (), "all-down"),
-        (["down", "unknown", "agent-down"], (), "all-down"),
+        (["down", "agent-down"], (), "all-down"),
         (["halted", "draining"], (), "all-draining-or-halted"),
         (["down", "weight-0"], (), "all-draining-or-halted"),
         (["online", "online"], (0, 1), "all-failed"),

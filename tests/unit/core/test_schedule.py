@@ -148,3 +148,11 @@ def test_random_two_choices_balances_by_weight() -> None:
 def test_first_available_fills_the_first() -> None:
     choices = [choice("a", 1, load=99), choice("b", 256, load=0)]
     assert "a" == name(first_available(choices, ask()))
+
+
+def test_ties_take_turns() -> None:
+    """Users who come one after the other, each leaving a desktop behind, are spread all the same."""
+    ask = Ask("192.0.2.1", random.Random(0))
+    servers = [choice("ts1"), choice("ts2"), choice("ts3")]
+    chosen = [least_connections(servers, ask) for _ in range(7)]
+    assert ["ts1", "ts2", "ts3", "ts1", "ts2", "ts3", "ts1"] == [each.server.name for each in chosen if each]
