@@ -57,7 +57,7 @@ def kept(file: Path, path: Path, *, environ: Mapping[str, str]) -> Active:
     try:
         text = file.read_text(encoding="utf-8")
         return Active(path, loads_kept(text), text)
-    except (OSError, ConfigurationError):
+    except (OSError, UnicodeDecodeError, ConfigurationError):
         return read(path, environ=environ)
 
 

@@ -3,11 +3,13 @@
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any, Protocol
 
 from rdpbalancer.core.dispatch import Dispatcher
-from rdpbalancer.core.farm import MAX_WEIGHT
+from rdpbalancer.core.farm import MAX_WEIGHT, PersistencePolicy
 from rdpbalancer.core.ledger import LiveSession
+from rdpbalancer.core.persist import cookie_key, source_key
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, Intent, Key, Method, ServerId
@@ -178,8 +180,6 @@ class Operator:
         """End the sessions that match every word that is given."""
         if session is None and user is None and server is None and source is None:
             raise ConfigurationError("nothing-named", "name a session, --user, --server or --source")
-        if server is not None:
-            self._find(server, None)
         if session is not None and session not in self._dispatcher.ledger:
             raise ConfigurationError("unknown-session", f"there is no session {session}; it may have ended")
         matching = [
@@ -190,6 +190,8 @@ class Operator:
             and server in (None, live.facts.server, str(live.facts.server_id))
             and source in (None, live.facts.source)
         ]
+        if server is not None and not matching:
+            self._find(server, None)  # a removed server may still have sessions; one that has none is a typo
         kicked = self._end(matching, CloseReason.KICKED)
         self._events.info("operator", detail=f"kicked {kicked} sessions", sessions=kicked)
         return {"kicked": kicked}
@@ -208,22 +210,21 @@ class Operator:
         self, key: str, server: str, service: str | None = None, method: str | None = None
     ) -> dict[str, Any]:
         """Bind a key to a server, from its next connection on; live sessions stay where they are."""
-        if service is None and "/" in server:
-            service, _, server = server.partition("/")
         now = self._clock()
-        found = self._keys(key, service, method)
+        targets = {id_.service: id_.name for id_ in self._find(server, service)}
+        found = [(name, bound) for name, bound in self._keys(key, service, method) if name in targets]
         if not found:
-            found = [(id_.service, _new_key(key, method)) for id_ in self._find(server, service)]
+            found = [(name, self._new_key(name, key, method)) for name in targets]
         for name, bound in found:
-            server_id = self._find(server, name)[0]
             policy = self._dispatcher.farm.services[name].persistence
             live = self._dispatcher.ledger.live_of(name, bound)
             self._dispatcher.bindings(name).move(
-                bound, server_id.name, now=now, ttl_s=None if live else policy.timeout_s
+                bound, targets[name], now=now, ttl_s=None if live else policy.timeout_s
             )
-        self._events.info("operator", detail=f"moved {len(found)} bindings to {server}", server=server)
+        moved_to = next(targets[name] for name, _ in found)
+        self._events.info("operator", detail=f"moved {len(found)} bindings to {moved_to}", server=moved_to)
         await self._written()
-        return {"moved": len(found), "server": server}
+        return {"moved": len(found), "server": moved_to}
 
     async def _persist_delete(
         self, key: str, service: str | None = None, method: str | None = None
@@ -242,15 +243,22 @@ class Operator:
         methods = [Method.RDP_COOKIE, Method.SOURCE_IP] if method is None else [_method(method)]
         if service is not None and service not in self._dispatcher.farm.services:
             raise ConfigurationError("unknown-service", f"there is no service {service}")
-        wanted = [Key(each, key.lower()) for each in methods]
         now = self._clock()
         return [
             (name, each)
-            for name in self._dispatcher.farm.services
+            for name, configured in self._dispatcher.farm.services.items()
             if service in (None, name)
-            for each in wanted
-            if self._dispatcher.bindings(name).get(each, now=now) is not None
+            for each in (_key(configured.persistence, key, wanted) for wanted in methods)
+            if each is not None and self._dispatcher.bindings(name).get(each, now=now) is not None
         ]
+
+    def _new_key(self, service: str, key: str, method: str | None) -> Key:
+        """Return the key of somebody who has no binding yet: the one that the next connection will have."""
+        policy = self._dispatcher.farm.services[service].persistence
+        made = _key(policy, key, _method(method or Method.RDP_COOKIE))
+        if made is None:
+            raise ConfigurationError("bad-address", f"{key} is neither an IP address nor a network")
+        return made
 
 
 def _method(name: str) -> Method:
@@ -259,5 +267,14 @@ def _method(name: str) -> Method:
     return Method(name)
 
 
-def _new_key(key: str, method: str | None) -> Key:
-    return Key(_method(method or Method.RDP_COOKIE), key.lower())
+def _key(policy: PersistencePolicy, key: str, method: Method) -> Key | None:
+    """Return the key as connections have it; None: what is no address or network is no source.
+
+    A network is taken as it is: that is how `show persistence` shows sources that are cut to a prefix.
+    """
+    if method is not Method.SOURCE_IP:
+        return cookie_key(policy, key) or Key(method, key.lower())
+    try:
+        return Key(method, str(ip_network(key))) if "/" in key else source_key(policy, key)
+    except ValueError:
+        return None

@@ -90,7 +90,7 @@ class Reloader:
         router.take_settings(fresh)
         await router.take_farm(farm)
         router.operator.restore(changes.servers_added)
-        router.apply_listeners()
+        await router.doors.apply(fresh.settings)
         return _described(changes)
 
     async def _ask(self, fresh: Active) -> None:

@@ -9,7 +9,6 @@ import os
 import random
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,32 +17,27 @@ from rdpbalancer import __version__
 from rdpbalancer.control.server import ControlServer
 from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
-from rdpbalancer.core.farm import Farm, VirtualService
-from rdpbalancer.core.persist import Store
-from rdpbalancer.errors import ConfigurationError, StoreError
+from rdpbalancer.core.farm import Farm
+from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, ServerId
 from rdpbalancer.net import descriptors
-from rdpbalancer.net.accept import Acceptor
 from rdpbalancer.relay.channel import Channel
 from rdpbalancer.relay.pool import InlineRelay, RelayPool
 from rdpbalancer.runtime import messages
 from rdpbalancer.runtime.active import Active, relay_count
+from rdpbalancer.runtime.doors import Doors
+from rdpbalancer.runtime.durable import Durable
 from rdpbalancer.runtime.keeper import Keeper
-from rdpbalancer.runtime.listeners import wanted_listeners
 from rdpbalancer.runtime.operator import Operator
 from rdpbalancer.runtime.reload import Reloader
 from rdpbalancer.runtime.views import Views
 from rdpbalancer.runtime.watch import Watch
 from rdpbalancer.session import Sessions
 from rdpbalancer.settings.build import farm_of
-from rdpbalancer.stores.journal import Urgency, run_journal
-from rdpbalancer.stores.sqlite import Database
-from rdpbalancer.stores.volatile import VolatileState
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
-from rdpbalancer.telemetry.exporter import Exporter
 from rdpbalancer.telemetry.metrics import Metrics
 
 _LAG_INTERVAL_S = 0.5
@@ -56,8 +50,6 @@ _RETIRE_S = 5.0
 # Sessions that are just moving from relay to relay are through in milliseconds, unless a relay hangs.
 _EMPTY_HANDS_S = 2.0
 _EMPTY_HANDS_POLL_S = 0.005
-# A shortage lasts; the metric counts its every quarter of a second, the log need not.
-_SHORTAGE_TOLD_S = 10.0
 
 
 class Router:
@@ -74,9 +66,11 @@ class Router:
         state_dir = self._settings.global_.state_dir
         users = logs.UserNames(self._settings.global_.log.user, logs.installation_key(state_dir))
         self.account = Account(self.metrics, users)
-        self.database = self._open_database(state_dir / "state.db")
+        self.durable = Durable(
+            state_dir / "state.db", events=self.events, metrics=self.metrics, clock=self._clock
+        )
         # S311 below: the scheduler's chance decides who shares a server, it guards nothing.
-        self.dispatcher = Dispatcher(open_store=self._open_store, rng=random.Random())  # noqa: S311
+        self.dispatcher = Dispatcher(open_store=self.durable.store, rng=random.Random())  # noqa: S311
         self.admission = Admission(max_half_open=self._settings.global_.limits.max_half_open)
         keeper = Keeper(
             dispatcher=self.dispatcher,
@@ -86,8 +80,7 @@ class Router:
             clock=self._clock,
         )
         inline = relay_count(self._settings) == 0
-        self._descriptor_limit = descriptors.limit()
-        capacity = descriptors.sessions_of_a_relay(self._descriptor_limit)
+        capacity = descriptors.sessions_of_a_relay(descriptors.limit())
         self.relays: RelayPool | InlineRelay = (
             InlineRelay(keeper) if inline else RelayPool(keeper, capacity=capacity)
         )
@@ -98,23 +91,6 @@ class Router:
             clock=self._clock,
             kick=self._kick_server,
         )
-        self.bound_names: dict[str, str] = {}
-        self.views = Views(
-            self.dispatcher,
-            clock=self._clock,
-            checks_failed=self.watch.checks_failed,
-            bound_names=self.bound_names,
-        )
-        self.operator = Operator(
-            dispatcher=self.dispatcher,
-            watch=self.watch,
-            views=self.views,
-            events=self.events,
-            overrides=self.database,
-            written=self._written_down,
-            kick=self.relays.kick,
-            clock=self._clock,
-        )
         self.sessions = Sessions(
             dispatcher=self.dispatcher,
             admission=self.admission,
@@ -123,16 +99,36 @@ class Router:
             account=self.account,
             dial_failed=self.watch.dial_failed,
         )
+        self.doors = Doors(
+            dispatcher=self.dispatcher,
+            admission=self.admission,
+            sessions=self.sessions,
+            metrics=self.metrics,
+            events=self.events,
+            clock=self._clock,
+            relays_full=lambda: self.relays.full,
+        )
+        self.views = Views(
+            self.dispatcher,
+            clock=self._clock,
+            checks_failed=self.watch.checks_failed,
+            bound_names=self.doors.bound_names,
+        )
+        self.operator = Operator(
+            dispatcher=self.dispatcher,
+            watch=self.watch,
+            views=self.views,
+            events=self.events,
+            overrides=self.durable,
+            written=self.durable.written,
+            kick=self.relays.kick,
+            clock=self._clock,
+        )
         self.reloader = Reloader(self, active)
-        self._urgency = Urgency()
-        self._listeners: dict[str, socket.socket] = {}
-        self._acceptors: dict[str, Acceptor] = {}
-        self._exporter: Exporter | None = None
         self._control: ControlServer | None = None
         self._relays_up: list[tuple[int, socket.socket]] = []
         self._outdated: list[int] = []
         self._generation = 0
-        self._shortage_told_at: dict[str, float] = {}
         self._upgrade_answer: asyncio.Future[str] | None = None
         self._retiring = False
         self._farm_taken = False
@@ -141,7 +137,6 @@ class Router:
         self._stopping = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._started_at = time.time()
-        self._accepting = False
         self.supervisor = Channel(
             supervisor, messages.TO_ROUTER, on_message=self._heard, on_close=self._orphaned
         )
@@ -156,8 +151,7 @@ class Router:
             spawn(self._measure_lag(), name="event loop lag"),
             spawn(self._tell_status(), name="status"),
         ]
-        if isinstance(self.database, Database):
-            background.append(spawn(self._write_journal(self.database), name="journal"))
+        self.durable.start()
         try:
             await self._start()
             await self._stopping.wait()
@@ -166,16 +160,14 @@ class Router:
             await self.watch.stop()
             await cancel_and_wait(*background)
             await self._empty_hands()
-            self.database.close()
+            await self.durable.close()
             self.relays.close()
             self.supervisor.close()
 
     async def _start(self) -> None:
         await self.take_farm(farm_of(self._settings))
         self.operator.restore(self.dispatcher.statuses.keys())
-        if isinstance(self.database, Database):
-            for name in self.database.services() - self.dispatcher.farm.services.keys():
-                self.database.forget_service(name)
+        self.durable.keep_only(self.dispatcher.farm.services.keys())
         self._farm_taken = True
         self._add_relays()
         # Whoever lives must be known before anybody new is placed: exact loads, and every user's desktop.
@@ -193,8 +185,7 @@ class Router:
         # A server that has not been checked yet takes nobody; its users would be sent elsewhere.
         timeouts = [server.health.timeout_s for server in self.dispatcher.farm.servers().values()]
         await self.watch.checked_once(timeout_s=max(timeouts) + 0.5)
-        self._accepting = True
-        self.apply_listeners()
+        await self.doors.open_all(self._settings)
         self.events.info("router_ready", sessions=len(self.dispatcher.ledger), pid=os.getpid())
         self.supervisor.send(messages.Ready(self.status_line()))
 
@@ -216,8 +207,7 @@ class Router:
 
     async def _drain(self) -> None:
         """Accept no more; let sessions end by themselves for a while, then end them, each with its record."""
-        for acceptor in self._acceptors.values():
-            acceptor.close()
+        self.doors.shut()
         drain_s = self._stop_s or 0.0
         self.events.info("router_stopping", sessions=len(self.dispatcher.ledger), drain_s=drain_s)
         await self._until_empty(drain_s, give_up=self._stop_now)
@@ -228,8 +218,7 @@ class Router:
 
     async def _retire(self) -> None:
         """Make way for the next router: finish what is half open, leave the sessions with their relays."""
-        for acceptor in self._acceptors.values():
-            acceptor.close()
+        self.doors.shut()
         self.events.info("router_retiring", sessions=len(self.dispatcher.ledger))
         await self.reloader.finish()
         await self.sessions.settled(timeout_s=_RETIRE_S)
@@ -246,8 +235,7 @@ class Router:
     async def _close_servers(self) -> None:
         if self._control is not None:
             await self._control.stop()
-        if self._exporter is not None:
-            await self._exporter.stop()
+        await self.doors.close()
 
     async def _until_empty(self, timeout_s: float, *, give_up: asyncio.Event) -> None:
         deadline_at = self._clock() + timeout_s
@@ -266,7 +254,7 @@ class Router:
             case messages.Hello():
                 self._greeted(message)
             case messages.Listener():
-                self._listeners[message.name] = sockets[0]
+                self.doors.give(message.name, sockets[0])
             case messages.RelayUp():
                 self._relays_up.append((message.pid, sockets[0]))
                 if message.outdated:
@@ -324,71 +312,6 @@ class Router:
 
     # ---- listeners ---------------------------------------------------------------------------------
 
-    def apply_listeners(self) -> None:
-        """Accept on the listeners of the farm in use, and stop on those that are not its any more."""
-        wanted = wanted_listeners(self._settings)
-        for name in [name for name in self._acceptors if name not in wanted]:
-            self._acceptors.pop(name).close()
-            self._listeners.pop(name, None)
-            self.bound_names.pop(name, None)
-        for service in self.dispatcher.farm.services.values():
-            for endpoint in service.listen:
-                self._accept(service.name, f"{service.name} {endpoint}")
-        spawn(self._apply_exporter(), name="metrics listener")
-
-    def _accept(self, service: str, name: str) -> None:
-        if name in self._acceptors or name not in self._listeners:
-            return
-        listener = self._listeners[name]
-        host, port = listener.getsockname()[:2]
-        self.bound_names[name] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-        def connected(sock: socket.socket, address: Any) -> None:
-            configured = self.dispatcher.farm.services.get(service)
-            if configured is None:  # removed by a reload that is still being applied
-                sock.close()
-                return
-            self.sessions.connected(configured, sock, address)
-
-        def short(error: OSError) -> None:
-            self._accept_paused(service, error)
-
-        acceptor = Acceptor(listener, on_connection=connected, on_shortage=short, crowded=self._crowded)
-        self._acceptors[name] = acceptor
-        if self._accepting:
-            acceptor.start()
-
-    def _crowded(self, newest: int) -> str:
-        """Say why nobody else can be let in for now, or nothing."""
-        short = descriptors.short(
-            newest,
-            limit=self._descriptor_limit,
-            half_open=self.admission.half_open,
-            servers=len(self.dispatcher.statuses),
-        )
-        if not short and not self.relays.full:
-            return ""
-        whose = "the router's" if short else "the relays'"
-        return f"{whose} file descriptors are used up; raise LimitNOFILE ({self._descriptor_limit} now)"
-
-    def _accept_paused(self, service: str, error: OSError) -> None:
-        self.metrics.accept_pauses.labels(service).inc()
-        now = self._clock()
-        if now >= self._shortage_told_at.get(service, -_SHORTAGE_TOLD_S) + _SHORTAGE_TOLD_S:
-            self._shortage_told_at[service] = now
-            self.events.error("accept_paused", service=service, detail=error.strerror or str(error))
-
-    async def _apply_exporter(self) -> None:
-        name = f"metrics {self._settings.global_.metrics.listen}"
-        listener = self._listeners.pop(name, None)
-        outdated = listener is not None or self._settings.global_.metrics.listen is None
-        if outdated and self._exporter is not None:
-            await self._exporter.stop()
-            self._exporter = None
-        if listener is not None:
-            self._exporter = Exporter(self.metrics.registry)
-            await self._exporter.start(listener)
-
     async def _start_control(self) -> None:
         verbs = {
             **self.operator.verbs(),
@@ -398,7 +321,7 @@ class Router:
             "ping": self._ping,
         }
         self._control = ControlServer(verbs, on_error=self._control_failed)
-        await self._control.start(self._listeners["control"])
+        await self._control.start(self.doors.control())
 
     def _control_failed(self, verb: str, error: Exception) -> None:
         logs.get().error("internal_error", verb=verb, exc_info=error)
@@ -424,7 +347,7 @@ class Router:
     async def _status(self) -> dict[str, Any]:
         servers = self.views.servers()
         return {
-            "status": "stopping" if self._stopping.is_set() else "running" if self._accepting else "starting",
+            "status": "stopping" if self._stopping.is_set() else "running" if self.doors.open else "starting",
             "pid": os.getppid(),
             "router": os.getpid(),
             "router_started": self._started_at,
@@ -455,58 +378,6 @@ class Router:
         log = self._settings.global_.log
         logs.configure(log_format=log.format, level=log.level, file=log.file, process="router")
 
-    def _open_database(self, path: Path) -> Database | VolatileState:
-        try:
-            database = Database.open(path, now=self._clock(), wall=time.time())
-        except StoreError as error:
-            # Without the durable copy users can still work; without the service they cannot.
-            self.events.error("state_unusable", detail=f"{error}; bindings will not survive a restart")
-            return VolatileState()
-        self._tell_recovery(database)
-        return database
-
-    def _tell_recovery(self, database: Database) -> None:
-        if database.recovered_from is not None:
-            detail = f"the damaged state file was moved to {database.recovered_from} and begun anew"
-            self.events.error("state_damaged", detail=detail)
-
-    def _open_store(self, service: VirtualService) -> Store:
-        return self.database.bindings(service.name, max_entries=service.persistence.max_entries)
-
-    async def _write_journal(self, database: Database) -> None:
-        failing = False
-        recovered_from = database.recovered_from
-
-        def failed(error: StoreError) -> None:
-            nonlocal failing
-            self.metrics.store_failures.inc()
-            if not failing:
-                failing = True
-                self.events.error("state_not_written", detail=str(error))
-
-        def written() -> None:
-            nonlocal failing, recovered_from
-            if failing:
-                failing = False
-                self.events.info("state_written_again")
-            if database.recovered_from != recovered_from:
-                recovered_from = database.recovered_from
-                self._tell_recovery(database)
-
-        await run_journal(
-            database,
-            clock=self._clock,
-            wall=time.time,
-            on_error=failed,
-            on_success=written,
-            urgency=self._urgency,
-        )
-
-    async def _written_down(self) -> None:
-        """Wait until what an operator has said is on disk, or the failure to write it is reported."""
-        if isinstance(self.database, Database):
-            await self._urgency.written()
-
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRE_INTERVAL_S)
@@ -516,7 +387,7 @@ class Router:
     async def _tell_status(self) -> None:
         while True:
             await asyncio.sleep(_STATUS_INTERVAL_S)
-            if self._accepting:
+            if self.doors.open:
                 self.supervisor.send(messages.Status(self.status_line()))
 
     async def _measure_lag(self) -> None:

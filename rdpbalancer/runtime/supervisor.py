@@ -106,10 +106,10 @@ class Supervisor:
 
     def stop(self) -> None:
         """Drain and end; said a second time, end now."""
-        if self._upgrading and self._router is not None and self._router.retiring and not self._stop_later:
-            # The router is about to end: nobody would drain the relays, nor write their sessions' records.
+        if self._between_routers and not self._stopping and not self._stop_later:
+            # Nobody would drain the relays now, nor write their sessions' records: the next router will.
             self._stop_later = True
-            self._events.info("stopping", detail="after the upgrade that is under way")
+            self._events.info("stopping", detail="as soon as the next router is there")
             return
         drain_s = 0.0 if self._stopping else self._drain_s
         first, self._stopping = not self._stopping, True
@@ -125,6 +125,13 @@ class Supervisor:
         self._router.channel.send(messages.Stop(drain_s))
         if first or not drain_s:
             self._loop.call_later(drain_s + _STOP_GRACE_S, self._stopped.set)
+
+    @property
+    def _between_routers(self) -> bool:
+        """Whether there is no router, or one that is about to make way, while there are sessions."""
+        if self._router is None:
+            return bool(self._relays)
+        return self._upgrading and self._router.retiring
 
     def _reload(self) -> None:
         _configure_logs(self._active)  # opened anew, for whoever has rotated the file
@@ -315,6 +322,8 @@ class Supervisor:
         for event in self._events.recent()[-_EVENTS_TOLD:]:
             channel.send(messages.Happened(event))
         channel.send(messages.Begin())
+        if self._stop_later:
+            self.stop()
 
     def _tell_router(self, event: dict[str, Any]) -> None:
         """Have an event of ours shown among the router's."""

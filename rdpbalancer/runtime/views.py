@@ -50,7 +50,7 @@ class Views:
             _session(session)
             for session in self._dispatcher.ledger
             if service in (None, session.facts.service)
-            and server in (None, session.facts.server)
+            and server in (None, session.facts.server, str(session.facts.server_id))
             and wanted in (None, (session.facts.user or "").lower())
         ]
         return sorted(rows, key=lambda row: (row["started"], row["id"]))

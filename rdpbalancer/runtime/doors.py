@@ -1,0 +1,143 @@
+"""The router's ends of the listening sockets: where clients come in, and where metrics are read."""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from rdpbalancer.core.admission import Admission
+from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.model import Endpoint
+from rdpbalancer.net import descriptors
+from rdpbalancer.net.accept import Acceptor
+from rdpbalancer.runtime.listeners import CONTROL, wanted_listeners
+from rdpbalancer.session import Sessions
+from rdpbalancer.settings.schema import Settings
+from rdpbalancer.telemetry.events import Events
+from rdpbalancer.telemetry.exporter import Exporter
+from rdpbalancer.telemetry.metrics import Metrics
+
+# A shortage lasts; the metric counts its every quarter of a second, the log need not.
+_SHORTAGE_TOLD_S = 10.0
+
+
+class Doors:
+    """Accepts on the listeners that the supervisor has given, as the configuration in use says.
+
+    `relays_full` tells whether no relay has room for another session.
+    """
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        admission: Admission,
+        sessions: Sessions,
+        metrics: Metrics,
+        events: Events,
+        clock: Callable[[], float],
+        relays_full: Callable[[], bool],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._admission = admission
+        self._sessions = sessions
+        self._metrics = metrics
+        self._events = events
+        self._clock = clock
+        self._relays_full = relays_full
+        self._descriptor_limit = descriptors.limit()
+        self._given: dict[str, socket.socket] = {}
+        self._acceptors: dict[str, Acceptor] = {}
+        self._exporter: Exporter | None = None
+        self._shortage_told_at: dict[str, float] = {}
+        self.open = False
+        # Where a listener really listens, by its name: port 0 has become a real one.
+        self.bound_names: dict[str, str] = {}
+
+    def give(self, name: str, sock: socket.socket) -> None:
+        """Take a listening socket of that name; it is used from the next `apply` on."""
+        self._given[name] = sock
+
+    def control(self) -> socket.socket:
+        """Return the listening control socket."""
+        return self._given.pop(CONTROL)
+
+    async def apply(self, settings: Settings) -> None:
+        """Accept where the configuration says, and stop where it does not say so any more."""
+        wanted = wanted_listeners(settings)
+        for name in [name for name in self._acceptors if name not in wanted]:
+            self._acceptors.pop(name).close()
+            self.bound_names.pop(name, None)
+        for service in self._dispatcher.farm.services.values():
+            for endpoint in service.listen:
+                self._accept(service.name, f"{service.name} {endpoint}")
+        await self._apply_exporter(settings)
+
+    async def open_all(self, settings: Settings) -> None:
+        """Begin to accept."""
+        self.open = True
+        await self.apply(settings)
+
+    def shut(self) -> None:
+        """Accept no more."""
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        self._acceptors.clear()
+
+    async def close(self) -> None:
+        """Accept no more, and serve no metrics."""
+        self.shut()
+        if self._exporter is not None:
+            await self._exporter.stop()
+            self._exporter = None
+
+    def _accept(self, service: str, name: str) -> None:
+        listener = self._given.pop(name, None)
+        if listener is not None:
+
+            def connected(sock: socket.socket, address: Any) -> None:
+                configured = self._dispatcher.farm.services.get(service)
+                if configured is None:  # removed by a reload that is still being applied
+                    sock.close()
+                    return
+                self._sessions.connected(configured, sock, address)
+
+            def short(error: OSError) -> None:
+                self._accept_paused(service, error)
+
+            host, port = listener.getsockname()[:2]
+            self.bound_names[name] = str(Endpoint(host, port))
+            self._acceptors[name] = Acceptor(
+                listener, on_connection=connected, on_shortage=short, crowded=self._crowded
+            )
+        if self.open and name in self._acceptors:
+            self._acceptors[name].start()
+
+    def _crowded(self, newest: int) -> str:
+        """Say why nobody else can be let in for now, or nothing."""
+        short = descriptors.short(
+            newest,
+            limit=self._descriptor_limit,
+            half_open=self._admission.half_open,
+            servers=len(self._dispatcher.statuses),
+        )
+        if not short and not self._relays_full():
+            return ""
+        whose = "the router's" if short else "the relays'"
+        return f"{whose} file descriptors are used up; raise LimitNOFILE ({self._descriptor_limit} now)"
+
+    def _accept_paused(self, service: str, error: OSError) -> None:
+        self._metrics.accept_pauses.labels(service).inc()
+        now = self._clock()
+        if now >= self._shortage_told_at.get(service, -_SHORTAGE_TOLD_S) + _SHORTAGE_TOLD_S:
+            self._shortage_told_at[service] = now
+            self._events.error("accept_paused", service=service, detail=error.strerror or str(error))
+
+    async def _apply_exporter(self, settings: Settings) -> None:
+        listener = self._given.pop(f"metrics {settings.global_.metrics.listen}", None)
+        outdated = listener is not None or settings.global_.metrics.listen is None
+        if outdated and self._exporter is not None:
+            await self._exporter.stop()
+            self._exporter = None
+        if listener is not None:
+            self._exporter = Exporter(self._metrics.registry)
+            await self._exporter.start(listener)
