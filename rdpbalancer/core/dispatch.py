@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rdpbalancer.core import status as st
+from rdpbalancer.core.admission import source_network
 from rdpbalancer.core.farm import Farm, RealServer, VirtualService
 from rdpbalancer.core.ledger import Lease, Ledger, LiveSession
 from rdpbalancer.core.persist import Derived, Store, derive
@@ -24,6 +25,7 @@ from rdpbalancer.core.route import (
     takes_queued,
 )
 from rdpbalancer.core.schedule import Random
+from rdpbalancer.core.share import Shares
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.core.waiting import Waiter, WaitingLine
 from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId, SessionFacts
@@ -54,6 +56,7 @@ class Dispatcher:
         self.statuses: dict[ServerId, ServerStatus] = {}
         self._services: dict[str, _ServiceState] = {}
         self._removed: set[str] = set()
+        self._shares = Shares()
         self._open_store = open_store
         self._rng = rng
         self._now = 0.0
@@ -283,12 +286,36 @@ class Dispatcher:
             self._release_claim(lease, now)
         self._unpin_if_unused(lease.server.service, lease.key, now)
 
-    def confirm(self, lease: Lease, *, now: float) -> None:
-        """The server has answered with a Connection Confirm: the claim becomes a binding."""
-        state = self._services.get(lease.server.service)
-        if state is not None and lease.key is not None:
-            lease.claimed = False
-            state.bindings.confirm(lease.key, lease.server.name, now=now)
+    def confirm(self, lease: Lease, *, now: float) -> bool:
+        """The server has answered with a Connection Confirm: the claim becomes a binding.
+
+        False: it does not, because the source has had its share of a table that fills up (`core.share`).
+        """
+        service = lease.server.service
+        state = self._services.get(service)
+        if state is None or lease.key is None:
+            return True
+        if not self._may_bind(service, state.bindings, lease, now):
+            self._release_claim(lease, now)
+            return False
+        lease.claimed = False
+        state.bindings.confirm(lease.key, lease.server.name, now=now)
+        return True
+
+    def _may_bind(self, service: str, bindings: Store, lease: Lease, now: float) -> bool:
+        """Whether a new binding is within its source's share; one that is there already is renewed anyway."""
+        bound = bindings.get(lease.key, now=now) if lease.key is not None else None
+        if (bound is not None and bound.confirmed) or not lease.source:
+            return True
+        policy = self.farm.services[service].persistence
+        return self._shares.take(
+            service,
+            source_network(lease.source),
+            entries=sum(bindings.counts().values()),
+            max_entries=policy.max_entries,
+            window_s=policy.timeout_s,
+            now=now,
+        )
 
     def disclaim(self, lease: Lease, *, now: float) -> None:
         """The server has answered, but not with a Connection Confirm: the place stays, the claim goes."""

@@ -346,7 +346,7 @@ class Sessions:
         try:
             rest = send_now(conn.client, answer.data)
             if conn.service.mode is Mode.TCP or answer.confirm is not None:
-                self._dispatcher.confirm(lease, now=now)
+                self._confirm(lease, now)
             else:
                 self._dispatcher.disclaim(lease, now=now)
             facts = self._facts(conn, answer, now)
@@ -367,6 +367,10 @@ class Sessions:
             if conn.owned:
                 answer.sock.close()
                 self._dispatcher.give_back(lease, now=self._clock())
+
+    def _confirm(self, lease: Lease, now: float) -> None:
+        if not self._dispatcher.confirm(lease, now=now):
+            self._metrics.shares_exceeded.labels(lease.server.service).inc()
 
     def _facts(self, conn: Connection, answer: Answer, now: float) -> SessionFacts:
         request, confirm, go = conn.request, answer.confirm, answer.go

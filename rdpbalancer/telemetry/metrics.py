@@ -53,6 +53,11 @@ class Metrics:
         self.collisions = self._counter(
             "persistence_collisions", "Cookie keys used from more sources than a person has", ("service",)
         )
+        self.shares_exceeded = self._counter(
+            "persistence_share_exceeded",
+            "Bindings not made because one source fills the table",
+            ("service",),
+        )
         self.tokens_missed = self._counter(
             "routing_tokens_missed", "Routing tokens whose server is unknown or cannot be used", ("service",)
         )
@@ -104,6 +109,7 @@ class Metrics:
         for service in farm.services.values():
             self.connections.labels(service.name)
             self.tokens_missed.labels(service.name)
+            self.shares_exceeded.labels(service.name)
             for result in ("ok", "failed"):
                 self.handshakes.labels(service.name, result)
             for refusal in Refusal:
