@@ -6,9 +6,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TEST_ARGS ?=
+SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format fuzz bench-micro lock clean
+.PHONY: help demo test test-fast lint format fuzz soak bench bench-micro lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,12 @@ format: $(READY)  ## rewrite the code the way `make lint` wants it
 
 fuzz: $(READY)  ## feed the parsers hostile bytes for FUZZ_SECONDS (default 60)
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
+
+bench: $(READY)  ## compare with HAProxy and nginx on this machine, about 5 minutes (BENCH_ARGS=--quick for a first look)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+soak: $(READY)  ## users, and one disturbance after the other, for SOAK_SECONDS (default 600); a verdict
+	$(BIN)/python -m tests.soak $(SOAK_SECONDS)
 
 bench-micro: $(READY)  ## the small steps of a connection, each by itself (BENCH_ARGS=--fast for a first look)
 	$(BIN)/python -m benchmarks.micro $(BENCH_ARGS)
