@@ -43,9 +43,12 @@ class Client:
             line = self._file.readline()
         except OSError as error:
             raise UnreachableError("unreachable", f"the service does not answer: {error}") from error
-        if not line:
+        if not line.endswith(b"\n"):
             raise UnreachableError("unreachable", "the service closed the connection; its log says why")
-        answer = msgspec.json.decode(line, type=Answer)
+        try:
+            answer = msgspec.json.decode(line, type=Answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise UnreachableError("unreachable", f"this is no answer of rdpbalancer: {error}") from error
         if answer.error is not None:
             raise RefusedError(answer.error.code, answer.error.message)
         return answer.result

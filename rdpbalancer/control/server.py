@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import inspect
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
 from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, VERSION, Answer, Failure, Request, encode
 from rdpbalancer.errors import RdpBalancerError
+from rdpbalancer.tasks import spawn
 
 Verb = Callable[..., Awaitable[Any]]
 
@@ -25,7 +27,9 @@ class ControlServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a listening Unix socket."""
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST_BYTES)
+        self._server = await asyncio.start_unix_server(
+            self._connected, sock=listener, limit=MAX_REQUEST_BYTES
+        )
 
     async def stop(self) -> None:
         """Stop serving; the socket file stays, it belongs to the supervisor."""
@@ -35,13 +39,20 @@ class ControlServer:
         for writer in list(self._clients):
             writer.close()
 
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not left to asyncio, which reports a verb that the end of the service interrupts as an error.
+        spawn(self._serve(reader, writer), name="control connection")
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
         try:
             while line := await reader.readline():
                 writer.write(encode(await self._answer(line)))
                 await writer.drain()
-        except (OSError, ValueError):  # ValueError: a line beyond MAX_REQUEST_BYTES
+        except ValueError:  # from readline: where such a line ends, and the next begins, is not known
+            failure = _failure("bad-request", f"a request has at most {MAX_REQUEST_BYTES} bytes")
+            writer.write(encode(failure))
+        except OSError:
             return
         finally:
             self._clients.discard(writer)
@@ -52,7 +63,7 @@ class ControlServer:
     async def _answer(self, line: bytes) -> Answer:
         try:
             request = msgspec.json.decode(line, type=Request)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _failure("bad-request", f"not a request: {error}")
         if request.v != VERSION:
             return _failure("version", f"this service speaks version {VERSION}, not {request.v}")
@@ -60,14 +71,34 @@ class ControlServer:
         if verb is None:
             return _failure("unknown-verb", f"there is no verb {request.verb!r}")
         try:
-            return Answer(ok=True, result=await verb(**request.params))
+            params = _checked(verb, request.params)
+        except (TypeError, msgspec.ValidationError) as error:
+            return _failure("bad-parameters", f"{request.verb}: {error}")
+        try:
+            # Encoded here, so that a result that cannot be is answered and logged like any other failure.
+            return Answer(ok=True, result=msgspec.Raw(msgspec.json.encode(await verb(**params))))
         except RdpBalancerError as error:
             return _failure(error.code, str(error))
-        except TypeError as error:
-            return _failure("bad-parameters", f"{request.verb}: {error}")
         except Exception as error:  # noqa: BLE001 (the operator gets an answer, and the log the traceback)
             self._on_error(request.verb, error)
             return _failure("internal", f"{request.verb} failed: {error!r}; the log says more")
+
+
+def _checked(verb: Verb, params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters if they are those of the verb, by name and by type.
+
+    Raises TypeError, msgspec.ValidationError: they are not.
+    """
+    inspect.signature(verb).bind(**params)
+    types = get_type_hints(verb)
+    checked = {}
+    for name, value in params.items():
+        try:
+            checked[name] = msgspec.convert(value, types.get(name, Any))
+        except msgspec.ValidationError as error:
+            message = f"{name}: {error}"
+            raise msgspec.ValidationError(message) from error
+    return checked
 
 
 def _failure(code: str, message: str) -> Answer:

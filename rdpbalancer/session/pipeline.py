@@ -152,6 +152,7 @@ class Sessions:
         except RdpBalancerError as error:
             self._failed(conn, error)
         except asyncio.CancelledError:
+            goodbye = DISCONNECT if conn.service.mode is Mode.RDP else b""
             self._failed(conn, ClientError("shutdown", "the service is being stopped"))
             raise
         except Exception:  # noqa: BLE001 (nothing a stranger sends may end anything but its own connection)

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from rdpbalancer.errors import ConfigurationError
+
 LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -23,6 +26,9 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 _HASH_CHARS = 16
+# The log file that `configure` has opened, if it was given one.
+_opened: Final[list[TextIO]] = []
+_C1: Final = re.compile("[\x7f-\x9f]")
 
 
 def configure(
@@ -30,9 +36,10 @@ def configure(
 ) -> None:
     """Set up logging for this process. `log_format`: auto, json, logfmt or console.
 
-    `auto` is console on a terminal and JSON elsewhere. `process` names this process in every line.
+    `auto` is console on a terminal and JSON elsewhere. `process` names this process in every line. A file
+    that an earlier call opened is closed. Raises ConfigurationError: the file cannot be written.
     """
-    out = stream or (file.open("a", buffering=1, encoding="utf-8") if file else sys.stderr)
+    out = stream or (_open(file) if file else sys.stderr)
     if log_format == "auto":
         log_format = "console" if out.isatty() else "json"
     structlog.configure(
@@ -44,9 +51,22 @@ def configure(
             *_renderers(log_format, colors=out.isatty() and not os.environ.get("NO_COLOR")),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        # In one write: line and line end apart would mix with the other processes' lines (PYTHONUNBUFFERED).
+        logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
+    while len(_opened) > (out in _opened):
+        _opened.pop(0).close()
+
+
+def _open(file: Path) -> TextIO:
+    try:
+        opened = file.open("a", buffering=1, encoding="utf-8")
+    except OSError as error:
+        message = f"global.log.file: {file} cannot be written: {error.strerror or error}"
+        raise ConfigurationError("log-file", message) from error
+    _opened.append(opened)
+    return opened
 
 
 def _renderers(log_format: str, *, colors: bool) -> list[Processor]:
@@ -67,15 +87,17 @@ def _json(logger: WrappedLogger, method: str, event: EventDict) -> str:
     del logger, method
     head = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     try:
-        return msgspec.json.encode({**head, **event}, enc_hook=repr).decode()
+        line = msgspec.json.encode({**head, **event}, enc_hook=repr).decode()
     except UnicodeEncodeError:  # a file's name that is not UTF-8; a record is not lost for that
-        return msgspec.json.encode({**head, **_visible(None, "", event)}, enc_hook=repr).decode()
+        line = msgspec.json.encode({**head, **_visible(None, "", event)}, enc_hook=repr).decode()
+    # JSON lets these stand as they are, and some terminals take them for the beginning of a command.
+    return _C1.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _visible(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Escape what would steer a terminal or break the line: names of users are strangers' bytes.
 
-    JSON needs it not, it escapes such characters itself. Tracebacks keep their lines.
+    In JSON they are escaped as JSON does. Tracebacks keep their lines.
     """
     del logger, method
     for name, value in event.items():

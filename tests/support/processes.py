@@ -104,6 +104,7 @@ class RealProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         answers: str = "",
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = Path(argv[0]).name
         self.log = log
@@ -119,6 +120,7 @@ class RealProcess:
                 start_new_session=True,
                 env={**os.environ, **(env or {}), _TAG: self._tag},
                 cwd=cwd,
+                pass_fds=pass_fds,
             )
 
     @property

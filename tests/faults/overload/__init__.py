@@ -1,0 +1,1 @@
+"""More than the balancer can take: floods, slow clients, no descriptors left."""

@@ -1,0 +1,1 @@
+"""Upgrades of the running service, with everything that can go on, or wrong, meanwhile."""

@@ -1,0 +1,102 @@
+"""New code that cannot take over: the command says why, and the old code goes on as if nothing had been."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rdpbalancer import __version__
+from rdpbalancer.runtime.upgrade import STATE_VERSION
+from tests.faults.upgrade.installed import InstalledHouse
+from tests.faults.upgrade.upgrading import refused, upgraded
+from tests.support.house import House, labs
+from tests.support.wait import wait_until_async
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+_NEXT_STATE = f"STATE_VERSION = {STATE_VERSION + 1}"
+# What is installed (module, old text, new text), and what the operator has to be told.
+_BROKEN = {
+    "syntax": ("core/route", "class Nobody", "class class Nobody", "does not start: SyntaxError"),
+    "import": ("relay/worker", "import asyncio", "import asyncio\nimport no_such_module", "no_such_module"),
+    "state": ("runtime/upgrade", f"STATE_VERSION = {STATE_VERSION}", _NEXT_STATE, "cannot take over state"),
+    "relays": ("relay/messages", "PROTOCOL_VERSION = 1", "PROTOCOL_VERSION = 2", "does not speak to relays"),
+    "silence": ("runtime/child", "print(msgspec", "str(msgspec", "does not say what it can take over"),
+}
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[InstalledHouse]:
+    """A balancer that runs from a copy of the package; not started yet."""
+    house = InstalledHouse(tmp_path, relays=1)
+    yield house
+    house.dismiss()
+    house.stop()
+    assert [] == house.complaints()
+
+
+@pytest.mark.parametrize("broken", sorted(_BROKEN))
+async def test_new_code_that_does_not_start(installed: InstalledHouse, broken: str) -> None:
+    """Exit status 1 and a reason; the sessions are untouched, and the next good version is taken."""
+    await asyncio.to_thread(installed.start)
+    async with labs(1) as servers:
+        vip = await installed.serve(servers)
+        client = await vip.opened("alice")
+        await client.login("alice")
+        module, old, new, told = _BROKEN[broken]
+        installed.install(module, old, new)
+        done = await refused(installed)
+        assert told in done.stderr
+        assert "the running code goes on" in done.stderr
+        assert 1 == len(installed.events("upgrade_refused"))
+        await client.echo_check(random.Random(1), 10_000)
+        await (await vip.opened("bob")).login("bob")
+        installed.install(module, new, old)
+        await upgraded(installed)
+        await client.echo_check(random.Random(2), 10_000)
+
+
+async def test_a_configuration_that_new_code_refuses(installed: InstalledHouse) -> None:
+    """A key that the new version knows no more: nothing changes, and the key is named."""
+    installed.set_global(resolve_interval="20s")
+    installed.write_configuration()
+    await asyncio.to_thread(installed.start)
+    installed.install("settings/schema", "resolve_interval", "resolve_every")
+    done = await refused(installed)
+    assert "resolve_interval" in done.stderr
+
+
+async def test_the_new_version_is_what_runs(installed: InstalledHouse) -> None:
+    """Afterwards `status` shows the version installed, for all processes run its code."""
+    await asyncio.to_thread(installed.start)
+    async with labs(1) as servers:
+        vip = await installed.serve(servers)
+        client = await vip.opened("alice")
+        await client.login("alice")
+        assert __version__ == (await installed.status())["version"]
+        installed.install("__init__", f'"{__version__}"', '"99.0"')
+        after = await upgraded(installed)
+        assert ("99.0", 1, 1) == (after["version"], after["generation"], after["sessions"])
+        assert {"to version 99.0"} == {event["detail"] for event in installed.events("upgraded")}
+        await client.echo_check(random.Random(1), 10_000)
+
+
+async def test_without_relays_there_is_no_upgrade(tmp_path: Path) -> None:
+    """`relays: 0`: the process that would make way holds the sessions, so it says what to do instead."""
+    house = House(tmp_path, relays=0)
+    await asyncio.to_thread(house.start)
+    try:
+        async with labs(1) as servers:
+            vip = await house.serve(servers)
+            client = await vip.opened("alice")
+            await client.login("alice")
+            done = await refused(house)
+            assert "restart the service instead" in done.stderr
+            await client.echo_check(random.Random(1), 10_000)
+            await client.leave()
+            await wait_until_async(lambda: len(vip.records()) == 1, 5, "its record")
+    finally:
+        house.dismiss()
+        house.stop()
