@@ -11,6 +11,8 @@ from rdpbalancer.cli import output
 from rdpbalancer.cli.show import ask, json_option, service_option
 
 _POLL_S = 0.2
+# Names that do not resolve take their time, and so do relays that have to be started.
+_RELOAD_S = 60.0
 # Preflight, restart of the router and the move of the sessions, on a busy machine.
 _UPGRADE_S = 90.0
 
@@ -189,7 +191,7 @@ def persist_delete(context: click.Context, key: str, method: str | None, service
 @click.pass_context
 def reload_config(context: click.Context, *, wait: bool, as_json: bool) -> None:
     """Read the configuration anew and apply what differs, whole or not at all."""
-    changes = ask(context, "reload")
+    changes = ask(context, "reload", timeout_s=_RELOAD_S)
     while wait and any(row["health"] == "checking" for row in ask(context, "servers")):
         time.sleep(_POLL_S)
     if as_json:

@@ -57,19 +57,22 @@ def _print_rich(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> No
         table.add_row(
             *(Text(shown(row.get(column.key)), style=_style(row.get(column.key))) for column in columns)
         )
-    Console(no_color="NO_COLOR" in os.environ, highlight=False).print(table)
+    Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
 
 
 def _style(value: Any) -> str:
     if value in ("down", "failed", "error"):
         return "bold red"
-    if value in ("drain", "halt", "checking", "warning"):
+    if value in ("drain", "drain (strict)", "halt", "checking", "warning"):
         return "yellow"
     return "green" if value in ("up", "online") else ""
 
 
 def shown(value: Any) -> str:
-    """Return a value as text for a person."""
+    """Return a value as text for a person, within one line and one column.
+
+    Users' names are strangers' bytes: what would steer a terminal is shown as an escape.
+    """
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -77,8 +80,13 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
+        return ", ".join(map(shown, value))
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
 
 
 def counted(count: int, noun: str) -> str:

@@ -1,0 +1,1 @@
+"""Promises of the dispatcher that hold whatever happens, in any order."""

@@ -1,0 +1,148 @@
+"""A control server that says what the test has written down, and the command line run against it."""
+
+import io
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from click.testing import CliRunner
+
+from rdpbalancer import cli
+
+PATIENCE_S = 20.0
+
+
+class Refusal:
+    """An answer that is an error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.error = {"code": code, "message": message}
+
+
+class FakeService:
+    """Answers on a real Unix socket, in a thread. `answers`: by verb, one after the other, the last for ever.
+
+    None as an answer: the connection is closed instead.
+    """
+
+    def __init__(self, path: Path, answers: Mapping[str, list[Any]]) -> None:
+        self.path = path
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self._answers: defaultdict[str, list[Any]] = defaultdict(list)
+        for verb, given in answers.items():
+            self._answers[verb] = list(given)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(str(self.path))
+            last.sendall(b'{"verb": "end"}\n')
+        self._thread.join(PATIENCE_S)
+        self._listener.close()
+
+    def times(self, verb: str) -> int:
+        """Return how often a verb was asked for."""
+        return sum(asked == verb for asked, _ in self.asked)
+
+    def params(self, verb: str) -> list[dict[str, Any]]:
+        """Return the parameters of every request of a verb."""
+        return [params for asked, params in self.asked if asked == verb]
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection, connection.makefile("rb") as lines:
+                for line in lines:
+                    request = json.loads(line)
+                    if request["verb"] == "end":
+                        return
+                    if not self._answer(connection, request):
+                        break
+
+    def _answer(self, connection: socket.socket, request: dict[str, Any]) -> bool:
+        self.asked.append((request["verb"], request["params"]))
+        given = self._answers[request["verb"]]
+        if not given or given[0] is None:
+            return False
+        result = given.pop(0) if len(given) > 1 else given[0]
+        if isinstance(result, Refusal):
+            answer: dict[str, Any] = {"ok": False, "error": result.error}
+        else:
+            answer = {"ok": True, "result": result}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+        return True
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Return its output, which is JSON."""
+        return json.loads(self.out)
+
+
+def command(*args: str, service: FakeService | Path | None = None, **environ: str) -> Done:
+    """Run the command line in this process, as its entry point does, with its output in a pipe."""
+    where = service.path if isinstance(service, FakeService) else service
+    words = ["rdpbalancer", *(["--socket", str(where)] if where else []), *args]
+    status = 0
+    with pytest.MonkeyPatch.context() as patch, CliRunner().isolation(env=environ) as (out, err, *_):
+        patch.setattr(sys, "argv", words)
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        said, complained = out.getvalue().decode(), err.getvalue().decode()
+    return Done(status, said, complained)
+
+
+def on_a_terminal(*args: str, service: FakeService, columns: int = 200, **environ: str) -> Done:
+    """Run the command line as a process whose output is a terminal."""
+    ours, theirs = pty.openpty()
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rdpbalancer", "--socket", str(service.path), *args],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**kept, "TERM": "xterm-256color", "COLUMNS": str(columns), **environ},
+    )
+    os.close(theirs)
+    out = io.BytesIO()
+    while chunk := _read(ours):
+        out.write(chunk)
+    os.close(ours)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    return Done(process.returncode, out.getvalue().decode().replace("\r\n", "\n"), err.decode())
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the other end of a terminal was closed
+        return b""

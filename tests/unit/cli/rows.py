@@ -1,0 +1,120 @@
+"""What a service answers to `servers`, `sessions` and the like: one plausible farm."""
+
+import time
+from typing import Any
+
+# Shown as AGO, however long the tests take.
+LONG_AGO = time.time() - (2 * 24 + 3.5) * 3600
+AGO = "2d 3h"
+
+
+def server(name: str = "ts1", **said: Any) -> dict[str, Any]:
+    """Return a real server's row."""
+    return {
+        "service": "ts",
+        "name": name,
+        "address": f"{name}.example.net:3389",
+        "state": "online",
+        "strict": False,
+        "health": "up",
+        "weight": 100,
+        "effective_weight": 100.0,
+        "sessions": 0,
+        "max_connections": 0,
+        "queue": 0,
+        "backup": False,
+        "agent": None,
+        "checks_failed": 0,
+        "last_change": LONG_AGO,
+        "reason": "confirmed",
+        **said,
+    }
+
+
+def agent(**said: Any) -> dict[str, Any]:
+    """Return what a row tells of a server's feedback agent."""
+    return {
+        "percent": 75,
+        "weight": None,
+        "max_connections": None,
+        "state": "online",
+        "health": "up",
+        "reason": "",
+        "heard_ago": 0.5,
+        "failures": 0,
+        **said,
+    }
+
+
+def service(**said: Any) -> dict[str, Any]:
+    """Return a virtual service's row."""
+    return {
+        "name": "ts",
+        "listen": ["0.0.0.0:3389", "[::]:3389"],
+        "mode": "rdp",
+        "scheduler": "weighted-least-connections",
+        "sessions": 3,
+        "queue": 1,
+        "servers_usable": 1,
+        "servers_total": 2,
+        **said,
+    }
+
+
+def session(**said: Any) -> dict[str, Any]:
+    """Return a live session's row."""
+    return {
+        "id": "5ca1ab1e-1",
+        "service": "ts",
+        "server": "ts1",
+        "client": "192.0.2.7:50123",
+        "user": "EXAMPLE\\alice",
+        "method": "rdp-cookie",
+        "key": "example\\alice",
+        "reason": "cookie",
+        "started": LONG_AGO,
+        "relay": 4711,
+        "bytes_up": 1000,
+        "bytes_down": 5 * 1024 * 1024,
+        "state": "established",
+        **said,
+    }
+
+
+def binding(**said: Any) -> dict[str, Any]:
+    """Return a binding's row."""
+    return {
+        "service": "ts",
+        "method": "rdp-cookie",
+        "key": "example\\alice",
+        "server": "ts1",
+        "expires_in": 3599.9,
+        "sessions": 0,
+        "confirmed": True,
+        **said,
+    }
+
+
+def status(**said: Any) -> dict[str, Any]:
+    """Return what `status` answers."""
+    return {
+        "status": "running",
+        "version": "1.2.3",
+        "generation": 1,
+        "pid": 4700,
+        "router": 4701,
+        "router_started": LONG_AGO,
+        "relays": {"4711": 2, "4712": 1},
+        "relays_retiring": [],
+        "sessions": 3,
+        "half_open": 0,
+        "config": "/etc/rdpbalancer/rdpbalancer.yaml",
+        "services": [service()],
+        "servers": [server(), server("ts2", health="down", reason="no answer within 2 s")],
+        **said,
+    }
+
+
+def told(*servers: str, sessions: int = 0, kicked: int = 0) -> dict[str, Any]:
+    """Return what `set-state` answers."""
+    return {"servers": list(servers or ("ts/ts1",)), "sessions": sessions, "kicked": kicked}

@@ -1,0 +1,156 @@
+"""`check`, `schema`, `run` before it runs, and how fast the command line begins."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdpbalancer import __version__
+from tests.unit.cli.fake import command
+
+GOOD = """\
+virtual_services:
+  - name: ts
+    listen: "127.0.0.1:0"
+    real_servers:
+      - {name: ts1, address: "192.0.2.10:3389"}
+      - {name: ts2, address: "192.0.2.11:3389"}
+"""
+BAD = """\
+virtual_services:
+  - name: ts
+    listen: "127.0.0.1:0"
+    modus: rdp
+    real_servers:
+      - {name: ts1, address: "192.0.2.10:3389", weight: 1000}
+"""
+
+
+def test_a_good_configuration(tmp_path: Path) -> None:
+    """Exit status 0 and a line, or no line."""
+    path = tmp_path / "rdpbalancer.yaml"
+    path.write_text(GOOD)
+    done = command("check", "-c", str(path))
+    assert (0, "") == (done.status, done.err)
+    assert f"{path}: good (1 virtual services, 2 real servers)\n" == done.out
+    quiet = command("--quiet", "check", "-c", str(path))
+    assert (0, "", "") == (quiet.status, quiet.out, quiet.err)
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_every_error_comes_with_its_place(tmp_path: Path, verb: str) -> None:
+    """Exit status 78, one line each, as editors and CI read it; `run` says the same and does not begin."""
+    path = tmp_path / "rdpbalancer.yaml"
+    path.write_text(BAD)
+    done = command(verb, "-c", str(path))
+    assert (78, "") == (done.status, done.out)
+    first, second = done.err.splitlines()
+    assert first.startswith(f"{path}:4:5: virtual_services[0].modus: ")
+    assert "did you mean 'mode'" in first.replace('"', "'").replace("`", "'")
+    assert second.startswith(f"{path}:6:57: virtual_services[0].real_servers[0].weight: ")
+
+
+def test_all_files_are_checked(tmp_path: Path) -> None:
+    """An error in conf.d is told with that file's name."""
+    path, more = tmp_path / "rdpbalancer.yaml", tmp_path / "conf.d" / "more.yaml"
+    path.write_text(GOOD)
+    more.parent.mkdir()
+    more.write_text("global: {relays: many}\n")
+    done = command("check", "-c", str(path))
+    assert 78 == done.status
+    assert done.err.startswith(f"{more}:1:18: global.relays: ")
+
+
+@pytest.mark.parametrize("what", ["missing", "a-folder", "not-text"])
+def test_a_file_that_cannot_be_read(tmp_path: Path, what: str) -> None:
+    """No traceback, whatever stands in its place."""
+    path = tmp_path / "rdpbalancer.yaml"
+    if what == "a-folder":
+        path.mkdir()
+    elif what == "not-text":
+        path.write_bytes(b"\xff\xfe\x00")
+    done = command("check", "-c", str(path))
+    assert (2 if what == "a-folder" else 78) == done.status
+    assert str(path) in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_environment_is_worked_in(tmp_path: Path) -> None:
+    """`${ENV}` is this process's."""
+    path = tmp_path / "rdpbalancer.yaml"
+    path.write_text(GOOD.replace("192.0.2.10", "${TS1}"))
+    assert 0 == command("check", "-c", str(path), TS1="192.0.2.20").status
+    assert 78 == command("check", "-c", str(path)).status
+
+
+def test_a_folder_that_cannot_be_made_is_no_mistake_in_the_file(tmp_path: Path) -> None:
+    """Exit status 1: starting again may help, editing will not."""
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "rdpbalancer.yaml"
+    path.write_text(f"global: {{state_dir: {tmp_path}/file/state, runtime_dir: {tmp_path}/run}}\n" + GOOD)
+    done = command("run", "-c", str(path))
+    assert (1, "") == (done.status, done.out)
+    assert f"global.state_dir: {tmp_path}/file/state cannot be used: Not a directory" in done.err
+
+
+def test_the_schema_is_json() -> None:
+    """For editors; it knows the sections and their keys."""
+    done = command("schema")
+    assert (0, "") == (done.status, done.err)
+    schema = done.json
+    assert {"global", "defaults", "virtual_services"} <= set(schema["properties"])
+
+
+def test_version_and_help() -> None:
+    """Every command has a line."""
+    assert f"rdpbalancer, version {__version__}\n" == command("--version").out
+    text = command("--help").out
+    verbs = ("run", "check", "schema", "status", "show", "drain", "halt", "online", "weight", "kick")
+    for verb in (*verbs, "persist", "reload", "upgrade", "demo", "lab"):
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [verb]]
+        assert len(line.split()) > 2, verb
+    assert command("-h").out == text
+
+
+def loaded_by(code: str) -> list[str]:
+    """Return which of the heavy packages a new interpreter loads for this code."""
+    heavy = ["pydantic", "construct", "uvloop", "rich", "prometheus_client", "structlog", "ruamel.yaml"]
+    ask = f"{code}; import json, sys; print(json.dumps([n for n in {heavy!r} if n in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True, timeout=30)
+    loaded: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import rdpbalancer.cli",
+        "import rdpbalancer.cli as c; c._add_commands()",
+        "import rdpbalancer.control.client",
+        "from rdpbalancer.cli.operate import Duration; Duration().convert('30s', None, None)",
+    ],
+    ids=["import", "every-command", "asking-the-service", "a-duration"],
+)
+def test_the_command_line_begins_fast(code: str) -> None:
+    """What a command does not need is not loaded: operators type these in a hurry."""
+    assert [] == loaded_by(code)
+
+
+@pytest.mark.parametrize("args", [["schema"], ["--help"]])
+def test_a_reader_that_has_seen_enough(args: list[str]) -> None:
+    """`rdpbalancer schema | head -1` ends without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "rdpbalancer", *args],
+        check=False,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    os.close(writer)
+    assert (1, "") == (done.returncode, done.stderr)

@@ -1,0 +1,67 @@
+"""`rdpbalancer lab`: what its commands take, and what they refuse."""
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from rdpbalancer.cli.address import Address
+from rdpbalancer.cli.lab import COMMANDS, lab
+from rdpbalancer.model import Endpoint
+
+
+def invoke(*args: str) -> Result:
+    """Run a command of the group in this process."""
+    return CliRunner().invoke(lab, args, obj={"quiet": False})
+
+
+def test_the_commands_that_the_command_line_gets() -> None:
+    """`demo`, and `lab` with its three parts."""
+    assert ["demo", "lab"] == [command.name for command in COMMANDS]
+    assert {"server", "client", "agent"} == set(lab.commands)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:3390", Endpoint("127.0.0.1", 3390)),
+        ("127.0.0.1", Endpoint("127.0.0.1", 3389)),
+        ("[::1]:3390", Endpoint("::1", 3390)),
+        ("[::1]", Endpoint("::1", 3389)),
+        ("::1", Endpoint("::1", 3389)),
+        ("127.0.0.1:0", Endpoint("127.0.0.1", 0)),
+    ],
+)
+def test_addresses(text: str, expected: Endpoint) -> None:
+    """With a port or without."""
+    assert expected == Address(3389).convert(text, None, None)
+    assert expected == Address(3389).convert(expected, None, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ts1:3389", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:x", "1.2.3:4"]
+)
+def test_what_is_no_address(text: str) -> None:
+    """Names are none: the lab asks no name server."""
+    with pytest.raises(click.BadParameter, match="no IP address and port"):
+        Address(3389).convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("server", "--security", "telnet"), "unknown security 'telnet'; there are rdp"),
+        (("server", "--behaviour", "dance"), "unknown behaviour 'dance'; there are echo"),
+        (("server", "--fault", "gremlins"), "'gremlins' is not a valid Fault"),
+        (("server", "--name", "two words"), "one word"),
+        (("server", "--agent-port", "65536"), "65536"),
+        (("agent", "--mode", "shy"), "'shy' is not a valid AgentMode"),
+        (("client", "127.0.0.1:3389"), "give --user NAME, or --users N"),
+        (("client", "127.0.0.1:3389", "--user", "a", "--users", "2"), "give --user NAME, or --users N"),
+        (("client", "somewhere", "--user", "a"), "no IP address"),
+        (("client", "--user", "a"), "ADDRESS"),
+    ],
+)
+def test_wrong_usage(args: tuple[str, ...], said: str) -> None:
+    """Exit status 2, and words that say what there is."""
+    result = invoke(*args)
+    assert (2, True) == (result.exit_code, said in result.output), result.output

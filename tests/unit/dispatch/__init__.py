@@ -1,0 +1,1 @@
+"""The dispatcher: farm, ledger, bindings and queues together."""

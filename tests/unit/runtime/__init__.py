@@ -1,0 +1,1 @@
+"""The parts that the processes are put together from."""

@@ -1,0 +1,17 @@
+"""Logging is the process's own: every test ends without any."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from rdpbalancer.telemetry import logs
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> Iterator[None]:
+    """Forget what a test has configured."""
+    yield
+    logs.configure(log_format="json", level="error", process="tests", stream=io.StringIO())
+    structlog.reset_defaults()

@@ -1,0 +1,177 @@
+"""When the supervisor starts a process again, and when it thinks one is stuck."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from rdpbalancer.relay import messages as relay_messages
+from rdpbalancer.runtime import active, messages
+from rdpbalancer.runtime.notify import Notifier
+from rdpbalancer.runtime.supervisor import HANG_S, Supervisor
+from rdpbalancer.tasks import cancel_and_wait, spawn
+from rdpbalancer.telemetry.events import Events
+from tests.support.wait import wait_until_async
+
+
+class Clock:
+    """The part of an event loop that restarts are timed by."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.later: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Note what is to be done when."""
+        self.later.append((delay_s, callback))
+
+
+class FakeChild:
+    """A process that answers or does not."""
+
+    def __init__(self, role: str, answered_at: float) -> None:
+        self.role = role
+        self.pid = 4711
+        self.answered_at = answered_at
+        self.killed = False
+        self.heard: list[msgspec.Struct] = []
+        self.channel = SimpleNamespace(send=self.heard.append)
+
+    def kill(self) -> None:
+        """Be killed."""
+        self.killed = True
+
+
+@pytest.fixture
+async def clock() -> Clock:
+    """Return a clock at 1000 s."""
+    return Clock()
+
+
+@pytest.fixture
+async def supervisor(tmp_path: Path, clock: Clock) -> Supervisor:
+    """Return a supervisor that has started nothing."""
+    path = tmp_path / "rdpbalancer.yaml"
+    path.write_text(
+        f"global: {{runtime_dir: {tmp_path}, state_dir: {tmp_path}, relays: 2}}\n"
+        "virtual_services: [{name: ts, listen: '127.0.0.1:0',"
+        " real_servers: [{name: a, address: '192.0.2.1:3389'}]}]\n"
+    )
+    made = Supervisor(active.read(path, environ={}), events=Events(), notifier=Notifier({}))
+    made._loop = clock  # type: ignore[assignment]
+    return made
+
+
+def nothing() -> None:
+    """Start nothing."""
+
+
+def test_the_first_restart_is_at_once_and_later_ones_take_their_time(
+    supervisor: Supervisor, clock: Clock
+) -> None:
+    """A process that keeps dying does not fill the log; the pause has an upper bound."""
+    for _ in range(8):
+        supervisor._restart("relay", nothing)
+    assert [0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0] == [delay_s for delay_s, _ in clock.later]
+    assert {nothing} == {callback for _, callback in clock.later}
+
+
+def test_a_process_that_lived_long_is_started_at_once(supervisor: Supervisor, clock: Clock) -> None:
+    """What died a minute ago counts no more."""
+    for _ in range(5):
+        supervisor._restart("relay", nothing)
+    clock.now += 59
+    supervisor._restart("relay", nothing)
+    assert 5.0 == clock.later[-1][0]
+    clock.now += 61
+    supervisor._restart("relay", nothing)
+    assert 0.0 == clock.later[-1][0]
+
+
+def test_routers_and_relays_do_not_wait_for_each_other(supervisor: Supervisor, clock: Clock) -> None:
+    """A relay that keeps dying delays no router."""
+    for _ in range(5):
+        supervisor._restart("relay", nothing)
+    supervisor._restart("router", nothing)
+    assert 0.0 == clock.later[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("role", "ping"), [("router", messages.Ping), ("relay", relay_messages.Ping)], ids=["router", "relay"]
+)
+def test_a_process_whose_loop_stands_still_is_killed(supervisor: Supervisor, role: str, ping: type) -> None:
+    """One that answers is asked again; one that has not for too long is told in the log, and killed."""
+    lively, stuck = FakeChild(role, 1000.0), FakeChild(role, 1000.0)
+    supervisor._ping_one(lively, 1000.0 + HANG_S)  # type: ignore[arg-type]
+    supervisor._ping_one(stuck, 1000.1 + HANG_S)  # type: ignore[arg-type]
+    assert (False, True) == (lively.killed, stuck.killed)
+    assert ([ping], []) == ([type(message) for message in lively.heard], stuck.heard)
+    (event,) = supervisor._events.recent()
+    assert ("process_stuck", role, 4711) == (event["event"], event["role"], event["pid"])
+
+
+def watched(tmp_path: Path) -> tuple[socket.socket, Notifier]:
+    """Return a service manager's socket and a notifier with a watchdog."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.bind(str(tmp_path / "notify"))
+    return sock, Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"})
+
+
+@pytest.mark.parametrize(
+    ("ready", "stopping", "router", "answered", "expected"),
+    [
+        (True, False, True, 1000.0, True),
+        (True, False, False, 1000.0, False),
+        (True, False, True, 1000.0 - HANG_S, False),
+        (False, False, False, 1000.0, True),
+        (True, True, False, 1000.0, True),
+    ],
+    ids=["lively", "no-router", "a-stuck-one", "still-starting", "stopping"],
+)
+async def test_the_watchdog_is_answered_while_every_loop_turns(
+    *,
+    supervisor: Supervisor,
+    tmp_path: Path,
+    ready: bool,
+    stopping: bool,
+    router: bool,
+    answered: float,
+    expected: bool,
+) -> None:
+    """A service manager restarts what is frozen, not what is starting or stopping."""
+    sock, supervisor._notifier = watched(tmp_path)
+    supervisor._ready, supervisor._stopping = ready, stopping
+    supervisor._router = FakeChild("router", answered) if router else None  # type: ignore[assignment]
+    supervisor._answer_watchdog(1000.0)
+    with sock:
+        try:
+            heard = sock.recv(100)
+        except BlockingIOError:
+            heard = b""
+    assert (b"WATCHDOG=1" if expected else b"") == heard
+
+
+async def test_a_supervisor_that_stood_still_blames_nobody(supervisor: Supervisor, clock: Clock) -> None:
+    """A suspended machine wakes up; its processes are given their time again."""
+    child = FakeChild("router", clock.now)
+    supervisor._router = child  # type: ignore[assignment]
+
+    class Jumping(Clock):
+        """A clock that jumps by an hour each time it is asked."""
+
+        def time(self) -> float:
+            self.now += 3600
+            return self.now
+
+    supervisor._loop = Jumping()  # type: ignore[assignment]
+    pinging = spawn(supervisor._ping(), name="ping children")
+    await wait_until_async(lambda: child.heard or child.killed, 10, "a ping")
+    await cancel_and_wait(pinging)
+    assert not child.killed

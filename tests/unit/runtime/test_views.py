@@ -1,0 +1,270 @@
+"""What the control socket shows: every key of the command line's contract, with the values of the farm."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from rdpbalancer.core.farm import AgentPolicy
+from rdpbalancer.model import Health, Intent, Key, Method
+from rdpbalancer.runtime.views import Views
+from rdpbalancer.telemetry.metrics import ServerGauges
+from tests.unit.core.farms import ALICE, SERVICE, server_status
+from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of, sid
+
+# Section 5 of the behaviour contract; more keys may follow.
+CONTRACT = {
+    "servers": {
+        *("service", "name", "address", "state", "health", "weight", "effective_weight", "sessions"),
+        *("max_connections", "queue", "agent", "checks_failed", "last_change", "reason"),
+    },
+    "sessions": {
+        *("id", "service", "server", "client", "user", "method", "key", "reason", "started", "relay"),
+        *("bytes_up", "bytes_down", "state"),
+    },
+    "persistence": {"service", "method", "key", "server", "expires_in", "sessions"},
+    "services": {
+        *("name", "listen", "mode", "scheduler", "sessions", "queue", "servers_usable", "servers_total"),
+    },
+}
+
+
+@pytest.fixture
+def house() -> Farmhouse:
+    """Return two services; Alice has a session on ts1 of the first."""
+    first = service_of([local_server("ts1", 3389, max_connections=5), local_server("ts2", 3390, backup=True)])
+    other_server = local_server("gw1", 443, id=sid("gw1")._replace(service="gw"))
+    house = Farmhouse(first, service_of([other_server], name="gw"))
+    house.session("s1", key=ALICE, user="Alice")
+    return house
+
+
+@pytest.mark.parametrize("what", CONTRACT)
+async def test_every_key_of_the_contract_is_there(house: Farmhouse, what: str) -> None:
+    """And all of it goes through JSON."""
+    rows = await house.verb(what)
+    assert rows
+    for row in rows:
+        assert CONTRACT[what] <= row.keys()
+    assert rows == json.loads(json.dumps(rows))
+
+
+def server(house: Farmhouse, name: str = "ts1") -> dict[str, Any]:
+    """Return a server's row."""
+    return next(row for row in house.views.servers() if row["name"] == name)
+
+
+def test_a_server_that_is_well(house: Farmhouse) -> None:
+    """Where it is, how it is, what it carries."""
+    house.now += 100
+    house.watch.checks_failed[sid("ts1")] = 3
+    row = server(house)
+    assert abs(time.time() - 100 - row.pop("last_change")) < 5
+    assert {
+        "service": SERVICE,
+        "name": "ts1",
+        "address": "127.0.0.1:3389",
+        "state": "online",
+        "strict": False,
+        "health": "up",
+        "weight": 100,
+        "effective_weight": 100,
+        "sessions": 1,
+        "max_connections": 5,
+        "queue": 0,
+        "backup": False,
+        "agent": None,
+        "checks_failed": 3,
+        "reason": "",
+    } == row
+    assert server(house, "ts2")["backup"]
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"health": Health.DOWN}, {"health": "down"}),
+        ({"health": Health.CHECKING}, {"health": "checking"}),
+        ({"agent": {"health": Health.DOWN}}, {"health": "down"}),
+        ({"health": Health.CHECKING, "agent": {"health": Health.DOWN}}, {"health": "checking"}),
+        ({"intent": Intent.DRAIN, "strict": True}, {"state": "drain", "strict": True}),
+        ({"intent": Intent.HALT}, {"state": "halt"}),
+        ({"agent": {"intent": Intent.DRAIN}}, {"state": "drain"}),
+        ({"intent": Intent.DRAIN, "agent": {"intent": Intent.HALT}}, {"state": "halt"}),
+        ({"runtime_weight": 30}, {"weight": 30, "effective_weight": 30}),
+        ({"agent": {"percent": 33}}, {"weight": 100, "effective_weight": 33}),
+        ({"agent": {"weight": 7}}, {"weight": 100, "effective_weight": 7}),
+        ({"agent": {"max_connections": 2}}, {"max_connections": 2}),
+        ({"reason": "no answer within 2 s"}, {"reason": "no answer within 2 s"}),
+    ],
+)
+def test_a_server_as_checks_operator_and_agent_have_it(
+    house: Farmhouse, known: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """Health is what is found, state what is wanted; the stricter word counts."""
+    house.dispatcher.set_status(sid("ts1"), server_status(**known), now=house.now)
+    row = server(house)
+    assert expected == {name: row[name] for name in expected}
+
+
+def test_slow_start_shows_in_the_effective_weight(house: Farmhouse) -> None:
+    """Half way through, half the weight."""
+    house.apply(service_of(["ts1"], slow_start_s=10.0))
+    house.dispatcher.set_status(sid("ts1"), server_status(ramp_from_at=house.now), now=house.now)
+    house.now += 5
+    assert (100, 50) == (server(house)["weight"], server(house)["effective_weight"])
+
+
+def test_an_agent(house: Farmhouse) -> None:
+    """What it last said, and how long ago."""
+    house.apply(service_of([local_server("ts1", agent=AgentPolicy())]))
+    assert None is server(house)["agent"]["heard_ago"]
+    house.dispatcher.set_status(
+        sid("ts1"),
+        server_status(agent={"percent": 40, "heard_at": house.now - 1.5, "reason": "busy", "failures": 2}),
+        now=house.now,
+    )
+    assert {
+        "percent": 40,
+        "weight": None,
+        "max_connections": None,
+        "state": "online",
+        "health": "up",
+        "reason": "busy",
+        "heard_ago": 1.5,
+        "failures": 2,
+    } == server(house)["agent"]
+    house.dispatcher.set_status(sid("ts1"), server_status(agent={"weight": 90}), now=house.now)
+    assert (None, 90) == (server(house)["agent"]["percent"], server(house)["agent"]["weight"])
+
+
+def test_who_waits_is_shown(house: Farmhouse) -> None:
+    """In all, and for the very server."""
+    house.dispatcher.wait(SERVICE, sid("ts1"), lambda _: None, ticket=None)
+    house.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
+    assert (1, 0) == (server(house)["queue"], server(house, "ts2")["queue"])
+    assert [2, 0] == [row["queue"] for row in house.views.services()]
+
+
+def test_services(house: Farmhouse) -> None:
+    """Usable is what takes a new user; where it listens is as it was bound."""
+    house.dispatcher.set_status(sid("ts2"), server_status(intent=Intent.DRAIN), now=house.now)
+    views = Views(
+        house.dispatcher,
+        clock=house.clock,
+        checks_failed={},
+        bound_names={f"{SERVICE} 0.0.0.0:3389": "0.0.0.0:50123"},
+    )
+    first, other = views.services()
+    assert {
+        "name": SERVICE,
+        "listen": ["0.0.0.0:50123"],
+        "mode": "rdp",
+        "scheduler": "weighted-least-connections",
+        "sessions": 1,
+        "queue": 0,
+        "servers_usable": 1,
+        "servers_total": 2,
+    } == first
+    assert ("gw", ["0.0.0.0:3389"], 0, 1) == (
+        other["name"],
+        other["listen"],
+        other["sessions"],
+        other["servers_usable"],
+    )
+
+
+def test_a_session(house: Farmhouse) -> None:
+    """All that was known of it, and the bytes so far."""
+    house.keeper.session_moved("s1", 10, 20)
+    assert [
+        {
+            "id": "s1",
+            "service": SERVICE,
+            "server": "ts1",
+            "client": "192.0.2.1:50000",
+            "user": "Alice",
+            "method": "rdp-cookie",
+            "key": "alice",
+            "reason": "scheduled",
+            "started": 0.0,
+            "relay": 7,
+            "bytes_up": 10,
+            "bytes_down": 20,
+            "state": "established",
+        }
+    ] == house.views.sessions()
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ({}, ["s1", "s2", "s3"]),
+        ({"service": SERVICE}, ["s1", "s2"]),
+        ({"service": "gw"}, ["s3"]),
+        ({"server": "ts2"}, ["s2"]),
+        ({"server": f"{SERVICE}/ts2"}, ["s2"]),
+        ({"user": "ALICE"}, ["s1"]),
+        ({"user": "alice", "server": "ts2"}, []),
+        ({"service": "nothing"}, []),
+    ],
+)
+def test_sessions_are_found_by_what_they_are(
+    house: Farmhouse, which: dict[str, str], expected: list[str]
+) -> None:
+    """By service, server (with its service or without) and user, in any case; the oldest first."""
+    house.session("s2", "ts2")
+    house.session("s3", "gw1", service="gw")
+    assert expected == [row["id"] for row in house.views.sessions(**which)]
+
+
+def test_bindings(house: Farmhouse) -> None:
+    """In use, ageing and claimed, of one service or of all, in order."""
+    bindings = house.dispatcher.bindings(SERVICE)
+    bert, home = Key(Method.RDP_COOKIE, "bert"), Key(Method.SOURCE_IP, "192.0.2.1")
+    bindings.move(bert, "ts2", now=house.now, ttl_s=60.04)
+    bindings.claim(home, "ts1", now=house.now, hold_s=15)
+    house.dispatcher.bindings("gw").move(bert, "gw1", now=house.now, ttl_s=None)
+    rows = [
+        (row["service"], row["method"], row["key"], row["server"], row["expires_in"], row["sessions"])
+        for row in house.views.persistence()
+    ]
+    assert [
+        ("gw", "rdp-cookie", "bert", "gw1", None, 0),
+        (SERVICE, "rdp-cookie", "alice", "ts1", None, 1),
+        (SERVICE, "rdp-cookie", "bert", "ts2", 60.0, 0),
+        (SERVICE, "source-ip", "192.0.2.1", "ts1", 15, 0),
+    ] == rows
+    assert ["gw1"] == [row["server"] for row in house.views.persistence("gw")]
+    assert [True, True, False] == [row["confirmed"] for row in house.views.persistence(SERVICE)]
+
+
+def test_servers_of_one_service(house: Farmhouse) -> None:
+    """`--service`."""
+    assert ["gw1"] == [row["name"] for row in house.views.servers("gw")]
+    assert ["ts1", "ts2", "gw1"] == [row["name"] for row in house.views.servers()]
+
+
+def test_a_scrape(house: Farmhouse) -> None:
+    """The gauges, from the same state."""
+    house.apply(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
+    house.dispatcher.set_status(
+        sid("ts1"), server_status(runtime_weight=80, agent={"percent": 50}), now=house.now
+    )
+    house.dispatcher.set_status(sid("ts2"), server_status(Health.DOWN), now=house.now)
+    house.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
+    snapshot = house.views.snapshot(relays={7: 1}, half_open=4)
+    assert (
+        ServerGauges(sid("ts1"), up=True, state=Intent.ONLINE, sessions=1, weight=80, effective_weight=40,
+                     agent_percent=50),
+        ServerGauges(sid("ts2"), up=False, state=Intent.ONLINE, sessions=0, weight=100, effective_weight=100,
+                     agent_percent=None),
+    ) == snapshot.servers  # fmt: skip
+    assert ({SERVICE: 1}, {SERVICE: 0}, {7: 1}, 4) == (
+        snapshot.queue_lengths,
+        snapshot.evictions,
+        snapshot.relays,
+        snapshot.half_open,
+    )
+    assert 1 == snapshot.entries[SERVICE, "rdp-cookie"]

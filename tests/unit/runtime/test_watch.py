@@ -1,0 +1,338 @@
+"""Watching the farm: what monitors find becomes status, and each change is told once."""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rdpbalancer.core.farm import AgentPolicy, Farm, HealthPolicy, VirtualService
+from rdpbalancer.core.feedback import AgentReport, parse_line
+from rdpbalancer.core.status import Override, ServerStatus
+from rdpbalancer.errors import ServerError
+from rdpbalancer.health.monitor import Monitor
+from rdpbalancer.health.probe import CheckResult
+from rdpbalancer.model import CloseReason, Endpoint, Health, Intent
+from tests.support.wait import wait_until_async
+from tests.unit.core.farms import SERVICE, real_server, server_status
+from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of, sid
+
+TS1 = sid("ts1")
+POLICY = HealthPolicy(rise=2, fall=3, fast_interval_s=0.5)
+
+
+def house_of(**configured: Any) -> Farmhouse:
+    """Return a farm of one checked server with an agent, whose monitor does not run."""
+    server = local_server("ts1", health=configured.pop("health", POLICY), agent=AgentPolicy(stale_after_s=60))
+    house = Farmhouse(service_of([server, "ts2"], **configured))
+    house.watch._monitors[TS1] = Monitor(server, house.watch, rng=random.Random(1))
+    return house
+
+
+def check(house: Farmhouse, *results: bool, detail: str = "why") -> None:
+    """Checks have ended so."""
+    for ok in results:
+        house.watch.checked(TS1, CheckResult(ok=ok, detail=detail, duration_s=0.01))
+
+
+def status(house: Farmhouse) -> ServerStatus:
+    """Return the server's status."""
+    return house.dispatcher.statuses[TS1]
+
+
+def count(house: Farmhouse, name: str, **labels: str) -> float:
+    """Return a counter's value."""
+    labels = {"service": SERVICE, "server": "ts1", **labels}
+    return house.metrics.registry.get_sample_value(f"rdpbalancer_{name}", labels) or 0
+
+
+# ---- checks ----------------------------------------------------------------------------------------
+
+
+def test_a_server_goes_down_after_fall_and_comes_up_after_rise() -> None:
+    """Each is told once, however long it lasts, with what the check found."""
+    house = house_of()
+    check(house, True, False, False)
+    assert (Health.UP, []) == (status(house).health.health, house.happened())
+    house.now += 1
+    check(house, False, False, False, detail="Connection refused")
+    assert (Health.DOWN, house.now) == (status(house).health.health, status(house).changed_at)
+    assert "Connection refused" == status(house).reason
+    check(house, True, False, True, True, True, detail="confirmed")
+    assert Health.UP is status(house).health.health
+    down, up = house.events.recent()
+    assert ("server_down", "error", "Connection refused", "ts1") == tuple(
+        down[name] for name in ("event", "level", "detail", "server")
+    )
+    assert ("server_up", "info", "confirmed") == tuple(up[name] for name in ("event", "level", "detail"))
+
+
+def test_every_check_is_counted() -> None:
+    """By its result; failures also for `show servers`."""
+    house = house_of()
+    check(house, True, False, False, True)
+    assert (2, 2) == (
+        count(house, "health_checks_total", result="ok"),
+        count(house, "health_checks_total", result="failed"),
+    )
+    assert {TS1: 2} == house.watch.checks_failed
+
+
+def test_the_first_check_decides() -> None:
+    """A new server waits for no row of results."""
+    house = house_of()
+    house.dispatcher.set_status(TS1, ServerStatus(), now=house.now)
+    check(house, False)
+    assert (Health.DOWN, ["server_down"]) == (status(house).health.health, house.happened())
+
+
+def test_slow_start_begins_when_a_server_comes_back() -> None:
+    """Not at the first check: the whole farm would begin slowly."""
+    house = house_of()
+    house.dispatcher.set_status(TS1, ServerStatus(), now=house.now)
+    check(house, True)
+    assert None is status(house).ramp_from_at
+    check(house, False, False, False)
+    assert None is status(house).ramp_from_at
+    house.now += 7
+    check(house, True, True)
+    assert house.now == status(house).ramp_from_at
+
+
+@pytest.mark.parametrize(("kick_on_down", "expected"), [(True, 1), (False, 0)])
+def test_sessions_of_a_server_that_goes_down(*, kick_on_down: bool, expected: int) -> None:
+    """`on_down: kick` ends them, once, with their reason; otherwise they are left alone."""
+    house = house_of(kick_on_down=kick_on_down)
+    house.session("s1")
+    house.session("s2", "ts2")
+    check(house, False, False, False, False, False)
+    assert [(7, ["s1"], CloseReason.SERVER_DOWN)] * expected == house.kicked
+    told = [event for event in house.events.recent() if event["event"] == "sessions_kicked"]
+    assert [1] * expected == [event["sessions"] for event in told]
+
+
+def test_an_agents_down_kicks_too() -> None:
+    """The agent's word is an observation as good as a check; it comes once."""
+    house = house_of(kick_on_down=True)
+    house.session("s1")
+    for _ in range(3):
+        house.watch.agent_answered(TS1, parse_line(b"down #rebooting"))
+    check(house, False, False, False)
+    assert [(7, ["s1"], CloseReason.SERVER_DOWN)] == house.kicked
+
+
+# ---- failed dials ----------------------------------------------------------------------------------
+
+
+def failed(house: Farmhouse, code: str = "refused") -> None:
+    """A session's dial has failed."""
+    house.watch.dial_failed(TS1, ServerError(code, "Connection refused"))
+
+
+def test_failed_dials_take_a_server_down() -> None:
+    """Like failed checks, but those of one moment count once: they are one observation."""
+    house = house_of()
+    for _ in range(3):
+        house.now += POLICY.fast_interval_s
+        for _ in range(10):
+            failed(house)
+    assert (Health.DOWN, ["server_down"]) == (status(house).health.health, house.happened())
+    assert {TS1: 3} == house.watch.checks_failed
+    assert "a session could not connect: Connection refused" == status(house).reason
+    assert house.watch._monitors[TS1]._hurried.is_set()
+    assert 0 == count(house, "health_checks_total", result="failed")
+
+
+@pytest.mark.parametrize(
+    ("health", "code"),
+    [
+        (HealthPolicy(observe=False), "refused"),
+        (HealthPolicy(type="none"), "refused"),
+        (POLICY, "no-ports"),
+        (POLICY, "closed"),
+    ],
+)
+def test_dials_that_say_nothing_about_health(health: HealthPolicy, code: str) -> None:
+    """Where it is turned off, and what was our own shortage or a stranger's request."""
+    house = house_of(health=health)
+    for _ in range(10):
+        house.now += 10
+        failed(house, code)
+    assert (Health.UP, {}) == (status(house).health.health, house.watch.checks_failed)
+
+
+def test_a_dial_to_a_server_that_was_removed_meanwhile() -> None:
+    """Its status is nobody's concern any more."""
+    house = house_of()
+    house.apply(service_of(["ts2"]))
+    failed(house)
+    assert TS1 not in house.dispatcher.statuses
+
+
+# ---- the agent -------------------------------------------------------------------------------------
+
+
+def says(house: Farmhouse, line: bytes) -> None:
+    """The agent answers."""
+    house.now += 2
+    house.watch.agent_answered(TS1, parse_line(line))
+
+
+def test_the_agents_words_become_status() -> None:
+    """Weight, limit and state; only a change of state or health is told."""
+    house = house_of()
+    says(house, b"50%")
+    says(house, b"40% maxconn:10")
+    assert (40, 10, house.now) == (
+        status(house).agent.percent,
+        status(house).agent.max_connections,
+        status(house).agent.heard_at,
+    )
+    assert [] == house.happened()
+    says(house, b"drain #patching tonight")
+    says(house, b"drain #patching tonight")
+    assert ["agent_changed"] == house.happened()
+    assert (Intent.DRAIN, "agent: patching tonight") == (status(house).agent.intent, status(house).reason)
+    says(house, b"ready")
+    says(house, b"30%")
+    assert ["agent_changed", "agent_changed"] == house.happened()
+    assert "agent: online" == status(house).reason
+
+
+def test_words_that_are_not_known_are_counted() -> None:
+    """A typing mistake in an agent's script shows in the metrics."""
+    house = house_of()
+    says(house, b"50% hello world")
+    assert 2 == count(house, "agent_ignored_words_total")
+
+
+def test_an_agent_that_fails_is_told_once() -> None:
+    """And again after it has answered; every failure is counted."""
+    house = house_of()
+    for _ in range(3):
+        house.watch.agent_answered(TS1, "Connection refused")
+    says(house, b"100%")
+    house.watch.agent_answered(TS1, "no line within 2 s")
+    assert ["agent_failed", "agent_failed"] == house.happened()
+    assert ["Connection refused", "no line within 2 s"] == [e["detail"] for e in house.events.recent()]
+    assert 4 == count(house, "agent_failures_total")
+
+
+def test_a_silent_agents_weight_grows_stale_and_its_drain_does_not() -> None:
+    """Better an even share than one measured long ago; but only the agent takes back its drain."""
+    house = house_of()
+    says(house, b"10% drain maxconn:3")
+    house.now += 59
+    house.watch.agent_answered(TS1, "Connection refused")
+    assert (10, 3) == (status(house).agent.percent, status(house).agent.max_connections)
+    house.now += 2
+    house.watch.agent_answered(TS1, "Connection refused")
+    assert (100, None, Intent.DRAIN) == (
+        status(house).agent.percent,
+        status(house).agent.max_connections,
+        status(house).agent.intent,
+    )
+
+
+def test_operator_and_agent_do_not_take_back_each_others_word() -> None:
+    """The stricter counts; each has its own."""
+    house = house_of()
+    house.watch.override(TS1, Override(Intent.DRAIN), reason="operator: drain")
+    says(house, b"ready")
+    assert Intent.DRAIN is status(house).intent
+    says(house, b"maint")
+    house.watch.override(TS1, Override(), reason="operator: online")
+    assert (Intent.ONLINE, Intent.HALT) == (status(house).intent, status(house).agent.intent)
+    assert (house.now, "operator: online") == (status(house).changed_at, status(house).reason)
+
+
+# ---- taking farms into use -------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def watched() -> AsyncIterator[Farmhouse]:
+    """Return a house whose watch is stopped at the end."""
+    house = Farmhouse()
+    yield house
+    await house.watch.stop()
+    await house.watch.stop()
+
+
+async def take(house: Farmhouse, *services: VirtualService) -> None:
+    """Take a farm into use."""
+    await house.watch.apply(Farm({each.name: each for each in services}), resolve_interval_s=3600)
+
+
+async def test_servers_that_are_not_checked_are_up_at_once(watched: Farmhouse) -> None:
+    """`type: none`; addresses are known when the farm is in use."""
+    await take(watched, service_of(["ts1", real_server("ts2", address=Endpoint("127.0.0.2", 1))]))
+    assert (Health.UP, ("127.0.0.1",)) == (status(watched).health.health, status(watched).addresses)
+    assert ("127.0.0.2",) == watched.watch.addresses_of(sid("ts2"))
+    assert Health.CHECKING is watched.watch.health_of(sid("ts2")).health
+
+
+async def test_a_reload_renews_only_what_has_changed(watched: Farmhouse) -> None:
+    """Monitors of servers that stay as they are go on; health history outlives a change of weight."""
+    await take(watched, service_of(["ts1", "ts2", "ts3"]))
+    before = dict(watched.watch._monitors)
+    watched.dispatcher.set_status(sid("ts2"), server_status(Health.DOWN), now=watched.now)
+    await take(
+        watched,
+        service_of(["ts1", local_server("ts2", weight=7, health=HealthPolicy(interval_s=600)), "ts4"]),
+    )
+    after = watched.watch._monitors
+    assert {"ts1", "ts2", "ts4"} == {id_.name for id_ in after}
+    assert before[TS1] is after[TS1]
+    assert before[sid("ts2")] is not after[sid("ts2")]
+    assert Health.DOWN is watched.dispatcher.statuses[sid("ts2")].health.health
+
+
+async def test_a_change_of_send_proxy_renews_the_monitors(watched: Farmhouse) -> None:
+    """Its checks begin with a PROXY header now, or no more."""
+    await take(watched, service_of(["ts1"]))
+    assert b"" == watched.watch._monitors[TS1].preamble
+    await take(watched, service_of(["ts1"], send_proxy=1))
+    assert watched.watch._monitors[TS1].preamble.startswith(b"PROXY ")
+
+
+async def test_without_an_agent_its_word_is_forgotten(watched: Farmhouse) -> None:
+    """An operator who removes the agent from the configuration ends its drain."""
+    await take(watched, service_of([local_server("ts1", agent=AgentPolicy(interval_s=600))]))
+    watched.watch.agent_answered(TS1, AgentReport(intent=Intent.DRAIN))
+    await take(watched, service_of(["ts1"]))
+    assert Intent.ONLINE is status(watched).agent.intent
+
+
+async def test_a_name_that_does_not_resolve_is_told_and_keeps_its_addresses(watched: Farmhouse) -> None:
+    """An old address is better than none."""
+    await take(watched, service_of(["ts1"]))
+    watched.watch._resolved(TS1, "the name ts1.example.net cannot be resolved")
+    assert ["name_not_resolved"] == [event for event in watched.happened() if "name" in event]
+    assert ("127.0.0.1",) == status(watched).addresses
+    watched.watch._resolved(TS1, ("127.0.0.9", "127.0.0.1"))
+    assert ("127.0.0.9", "127.0.0.1") == status(watched).addresses
+    watched.watch._resolved(sid("removed"), ("127.0.0.1",))
+    assert sid("removed") not in watched.dispatcher.statuses
+
+
+async def test_names_are_resolved_again_and_again(watched: Farmhouse) -> None:
+    """A server may move; its name leads there at the next turn."""
+    farm = service_of([local_server("ts2"), real_server("ts1", address=Endpoint("localhost", 1))])
+    await watched.watch.apply(Farm({farm.name: farm}), resolve_interval_s=0.01)
+    watched.watch._resolved(TS1, ("192.0.2.1",))
+    await wait_until_async(
+        lambda: "127.0.0.1" in status(watched).addresses, 5, "localhost to be resolved again"
+    )
+
+
+async def test_waiting_for_the_first_checks(watched: Farmhouse) -> None:
+    """Until every server has been checked once, or the time is over."""
+    slow = local_server("ts1", health=HealthPolicy(interval_s=600, timeout_s=600, type="tcp"), port=1)
+    await take(watched, service_of(["ts2"]))
+    await watched.watch.checked_once(timeout_s=60)
+    watched.apply(service_of([slow, "ts2"]))
+    watched.dispatcher.set_status(TS1, ServerStatus(), now=watched.now)
+    await watched.watch.checked_once(timeout_s=0.01)
+    assert Health.CHECKING is status(watched).health.health
+    check(watched, True)
+    await watched.watch.checked_once(timeout_s=60)

@@ -1,0 +1,240 @@
+"""Waiting in the queue: whatever happens in whatever moment, no place is lost and none is held twice."""
+
+import asyncio
+import itertools
+import selectors
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+
+from rdpbalancer.core.admission import Place
+from rdpbalancer.core.farm import Timeouts
+from rdpbalancer.core.ledger import Lease
+from rdpbalancer.core.route import Wait
+from rdpbalancer.errors import ClientError, NoServerError
+from rdpbalancer.model import Endpoint, Health, ServerId
+from rdpbalancer.session.connection import Connection
+from rdpbalancer.session.turn import Turn
+from rdpbalancer.tasks import spawn
+from tests.support.wait import wait_until_async
+from tests.unit.core.farms import SERVICE, real_server, sid
+from tests.unit.dispatch.scene import Scene
+
+PATIENCE_S = 5.0
+
+
+class Queue:
+    """A server with one place, which is taken, and connections that wait for it."""
+
+    def __init__(self, *, queue_s: float = 60.0) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.scene = Scene(real_server("ts1", max_connections=1), timeouts=Timeouts(queue_s=queue_s))
+        self.scene.now = self.loop.time()
+        self.session = self.scene.login()
+        self.ends: list[socket.socket] = []
+
+    def connection(self) -> tuple[Connection, socket.socket]:
+        """Return a connection, and its client's end."""
+        client, ours = socket.socketpair()
+        ours.setblocking(False)
+        self.ends += [client, ours]
+        conn = Connection(
+            self.scene.service, ours, Endpoint("192.0.2.1", 1), Place(SERVICE), self.loop.time()
+        )
+        return conn, client
+
+    def turn(self, conn: Connection) -> Turn:
+        """Return a turn in the queue."""
+        return Turn(conn, self.scene.dispatcher, self.loop.time)
+
+    def free_the_place(self) -> None:
+        """The session that has the place ends."""
+        self.scene.close(self.session)
+
+    @property
+    def length(self) -> int:
+        """How many wait."""
+        return self.scene.dispatcher.queue_length(SERVICE)
+
+    def watched(self, conn: Connection) -> bool:
+        """Whether the loop still looks at the connection's socket."""
+        selector: selectors.BaseSelector = self.loop._selector  # type: ignore[attr-defined]
+        return conn.client.fileno() in selector.get_map()
+
+
+@pytest.fixture
+async def queue() -> AsyncIterator[Queue]:
+    """Return a queue; its sockets are closed at the end."""
+    made = Queue()
+    yield made
+    for end in made.ends:
+        end.close()
+
+
+async def begun(queue: Queue, turn: Turn, server: ServerId | None = None) -> asyncio.Task[Lease | None]:
+    """Let a turn begin; return when it stands in the line."""
+    before = queue.length
+    task = spawn(turn.come(server), name="turn", on_error=lambda _: None)
+    await wait_until_async(lambda: queue.length == before + 1, PATIENCE_S, "a place in the line")
+    return task
+
+
+async def test_a_place_comes_free(queue: Queue) -> None:
+    """The connection gets it; nothing looks at its socket any more, and its time in the queue is known."""
+    conn, _ = queue.connection()
+    task = await begun(queue, queue.turn(conn))
+    queue.free_the_place()
+    async with asyncio.timeout(PATIENCE_S):
+        lease = await task
+    assert lease is not None
+    assert (sid("ts1"), True, 1) == (lease.server, lease.held, queue.scene.load("ts1"))
+    assert (0, False) == (queue.length, queue.watched(conn))
+    assert conn.queued_s > 0
+
+
+async def test_a_turn_for_one_server(queue: Queue) -> None:
+    """Another server's place does not end it."""
+    queue.scene.configure(
+        real_server("ts1", max_connections=1), real_server("ts2", max_connections=1), timeouts=Timeouts()
+    )
+    other = queue.scene.login()
+    conn, _ = queue.connection()
+    task = await begun(queue, queue.turn(conn), sid("ts1"))
+    queue.scene.close(other)
+    queue.free_the_place()
+    async with asyncio.timeout(PATIENCE_S):
+        lease = await task
+    assert lease is not None
+    assert sid("ts1") == lease.server
+
+
+async def test_looking_again_keeps_the_ticket_and_the_deadline(queue: Queue) -> None:
+    """Whoever has waited longest stays first, and nobody waits longer in all than `timeouts.queue`."""
+    conn, _ = queue.connection()
+    task = await begun(queue, queue.turn(conn))
+    ticket, until_at = conn.ticket, conn.queue_until_at
+    later = queue.scene.come()
+    queue.scene.status("ts1", health=Health.DOWN)
+    async with asyncio.timeout(PATIENCE_S):
+        assert None is await task
+    waited_s = conn.queued_s
+    queue.scene.status("ts1")
+    queue.scene.join(later, Wait(None))
+    task = await begun(queue, queue.turn(conn))
+    assert (ticket, until_at) == (conn.ticket, conn.queue_until_at)
+    queue.free_the_place()
+    async with asyncio.timeout(PATIENCE_S):
+        assert None is not await task
+    assert conn.queued_s > waited_s
+    assert [None] == later.granted
+
+
+async def test_the_wait_runs_out() -> None:
+    """The client is told there is no server, and its place in the line is free."""
+    queue = Queue(queue_s=0.05)
+    conn, _ = queue.connection()
+    with pytest.raises(NoServerError, match="no place came free") as caught:
+        await queue.turn(conn).come(None)
+    assert ("queue-timeout", 0) == (caught.value.code, queue.length)
+    assert not queue.watched(conn)
+    with pytest.raises(NoServerError):  # the time is that of all turns together
+        await queue.turn(conn).come(None)
+    assert 0 == queue.length
+    for end in queue.ends:
+        end.close()
+
+
+@pytest.mark.parametrize("how", ["close", "shutdown", "reset"])
+async def test_a_client_that_leaves_gives_up_its_turn(queue: Queue, how: str) -> None:
+    """At once, however it leaves: the next one is served."""
+    conn, client = queue.connection()
+    if how == "reset":
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname(), timeout=PATIENCE_S)
+            conn.client, _ = listener.accept()
+        conn.client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        queue.ends += [client, conn.client]
+    task = await begun(queue, queue.turn(conn))
+    if how == "shutdown":
+        client.shutdown(socket.SHUT_WR)
+    else:
+        client.close()
+    with pytest.raises(ClientError, match="left the queue") as caught:
+        async with asyncio.timeout(PATIENCE_S):
+            await task
+    assert ("gave-up", 0) == (caught.value.code, queue.length)
+
+
+async def test_a_client_that_talks_meanwhile_waits_on(queue: Queue) -> None:
+    """What it says is its server's; it stays unread, and does not keep the loop busy."""
+    conn, client = queue.connection()
+    task = await begun(queue, queue.turn(conn))
+    client.sendall(b"more")
+    await wait_until_async(lambda: not queue.watched(conn), PATIENCE_S, "the loop to look away")
+    assert (1, False) == (queue.length, task.done())
+    queue.free_the_place()
+    async with asyncio.timeout(PATIENCE_S):
+        assert None is not await task
+    assert b"more" == conn.client.recv(100)
+
+
+Step = Callable[[Queue, Turn, "asyncio.Task[Lease | None]", socket.socket], None]
+
+
+def grant(queue: Queue, _turn: Turn, _task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
+    """The place comes free."""
+    queue.free_the_place()
+
+
+def look(queue: Queue, _turn: Turn, _task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
+    """The farm changes and is as before: whoever waited was told to look again."""
+    queue.scene.status("ts1", health=Health.DOWN)
+    queue.scene.status("ts1")
+
+
+def cancel(_queue: Queue, _turn: Turn, task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
+    """The connection's task is cancelled."""
+    task.cancel()
+
+
+def depart(_queue: Queue, turn: Turn, _task: "asyncio.Task[Lease | None]", client: socket.socket) -> None:
+    """The client leaves, and the loop notices."""
+    client.close()
+    turn._client_moved()
+
+
+def run_out(_queue: Queue, turn: Turn, _task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
+    """The time is over."""
+    turn._fail(NoServerError("queue-timeout", "no place came free"))
+
+
+STEPS: list[Step] = [grant, look, cancel, depart, run_out]
+ORDERS = [order for count in (1, 2, 3) for order in itertools.permutations(STEPS, count)]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: "-".join(step.__name__ for step in order))
+async def test_what_happens_in_one_moment(queue: Queue, order: Sequence[Step]) -> None:
+    """In every order, before the connection's task has run: the place is its own, or the next one's."""
+    conn, client = queue.connection()
+    turn = queue.turn(conn)
+    task = await begun(queue, turn)
+    behind = queue.scene.come()
+    for step in order:
+        step(queue, turn, task, client)
+    async with asyncio.timeout(PATIENCE_S):
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    assert not queue.watched(conn)
+    held = [lease for lease in (outcome, *behind.granted) if isinstance(lease, Lease)]
+    expected = 1 if grant in order else 0
+    told_to_look = None in behind.granted
+    assert (expected if not told_to_look else len(held)) == len(held)
+    assert all(lease.held for lease in held)
+    sessions = 0 if grant in order else 1
+    assert len(held) + sessions == queue.scene.load("ts1")
+    assert len(held) == queue.scene.dispatcher.ledger.leases
+    waiting = [caller for caller in (behind,) if not caller.granted]
+    assert len(waiting) == queue.length
+    if waiting and grant in order:
+        assert isinstance(outcome, Lease)

@@ -1,0 +1,25 @@
+"""Logging is the process's own: every test begins and ends without any."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from rdpbalancer.telemetry import logs
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> Iterator[None]:
+    """Forget what a test has configured."""
+    yield
+    logs.configure(log_format="json", level="error", process="tests", stream=io.StringIO())
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    """Log everything as JSON, and return where."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", level="debug", process="router", stream=stream)
+    return stream

@@ -1,0 +1,64 @@
+"""The events that `show events` looks back on."""
+
+import io
+import time
+
+from rdpbalancer.telemetry.events import Events
+from tests.unit.telemetry.samples import lines
+
+
+def test_an_event_is_a_log_line_and_is_remembered(log: io.StringIO) -> None:
+    """The same words in both, and when it was in Unix time."""
+    events = Events()
+    before = time.time()
+    events.info("server_up", service="ts", server="ts1")
+    events.warning("agent_failed", detail="refused")
+    events.error("relay_lost", relay=7)
+    after = time.time()
+    recent = events.recent()
+    assert all(before <= event.pop("time") <= after for event in recent)
+    assert [
+        {"level": "info", "event": "server_up", "service": "ts", "server": "ts1"},
+        {"level": "warning", "event": "agent_failed", "detail": "refused"},
+        {"level": "error", "event": "relay_lost", "relay": 7},
+    ] == recent
+    assert [(event["level"], event["event"]) for event in recent] == [
+        (line["level"], line["event"]) for line in lines(log)
+    ]
+
+
+def test_the_last_thousand_are_remembered(log: io.StringIO) -> None:
+    """A farm that flaps for days fills no memory; what is newest stays, oldest first."""
+    events = Events()
+    for number in range(1500):
+        events.info("flapping", number=number)
+    assert list(range(500, 1500)) == [event["number"] for event in events.recent()]
+    assert 1500 == len(lines(log))
+
+
+def test_looking_back_changes_nothing(log: io.StringIO) -> None:
+    """Who asks gets a list of their own."""
+    events = Events()
+    events.info("once")
+    events.recent().clear()
+    assert 1 == len(events.recent())
+    assert 1 == len(lines(log))
+
+
+def test_events_of_other_processes_are_remembered_in_their_order(log: io.StringIO) -> None:
+    """What the supervisor has logged is shown by the router, and not logged twice."""
+    events = Events()
+    events.info("router_ready")
+    events.remember({"time": 1.0, "level": "error", "event": "router_ended"})
+    assert ["router_ended", "router_ready"] == [event["event"] for event in events.recent()]
+    assert ["router_ready"] == [line["event"] for line in lines(log)]
+
+
+def test_whoever_wants_hears_every_event(log: io.StringIO) -> None:
+    """The supervisor passes its own on as they happen, as they are remembered."""
+    events, heard = Events(), list[dict[str, object]]()
+    events.info("before")
+    events.on_event = heard.append
+    events.error("relay_ended", relay=7)
+    assert heard == events.recent()[1:]
+    assert 2 == len(lines(log))
