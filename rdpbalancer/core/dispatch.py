@@ -20,9 +20,9 @@ from rdpbalancer.core.route import (
     SchedulerState,
     View,
     Wait,
+    goes_before,
     names_server,
     route,
-    takes_queued,
 )
 from rdpbalancer.core.schedule import Random
 from rdpbalancer.core.share import Shares
@@ -89,6 +89,7 @@ class Dispatcher:
             if name in self._removed:
                 # It is back, with the bindings it had; sessions that ended meanwhile un-pinned none.
                 self._removed.remove(name)
+                self._pin_live(name, now)
                 self._unpin_unused(name, now)
         for name in [name for name in self._services if name not in self.farm.services]:
             self._removed.add(name)
@@ -121,6 +122,11 @@ class Dispatcher:
             views = {view.server.id: view for view in self.views(service, now=now)}
             for waiter in line.take_out(lambda waiter: _in_vain(waiter, views)):  # noqa: B023 (called here)
                 waiter.grant(None)
+
+    def all_look_again(self, service: str) -> None:
+        """Let everybody in the service's queue ask again: an operator has moved bindings."""
+        for waiter in self._services[service].line.drain():
+            waiter.grant(None)
 
     def bindings(self, service: str) -> Store:
         """Return the service's store of bindings."""
@@ -269,6 +275,7 @@ class Dispatcher:
         holder = bindings.claim(lease.key, go.server.name, now=now, hold_s=hold_s, replacing=go.replacing)
         if holder == go.server.name:
             lease.claimed = True
+            lease.renews = go.replacing is not None
             return True
         self.ledger.release(lease)
         return False
@@ -305,7 +312,7 @@ class Dispatcher:
     def _may_bind(self, service: str, bindings: Store, lease: Lease, now: float) -> bool:
         """Whether a new binding is within its source's share; one that is there already is renewed anyway."""
         bound = bindings.get(lease.key, now=now) if lease.key is not None else None
-        if (bound is not None and bound.confirmed) or not lease.source:
+        if (bound is not None and bound.confirmed) or lease.renews or not lease.source:
             return True
         policy = self.farm.services[service].persistence
         return self._shares.take(
@@ -369,6 +376,17 @@ class Dispatcher:
                 state.bindings.confirm(key, facts.server, now=now)
         return session
 
+    def _pin_live(self, service: str, now: float) -> None:
+        """Bind the keys of sessions that were confirmed while the service was not configured."""
+        bindings = self._services[service].bindings
+        for session in self.ledger:
+            facts, key = session.facts, session.facts.binding_key
+            if facts.service != service or key is None:
+                continue
+            bound = bindings.get(key, now=now)
+            if bound is None or (bound.server == facts.server and bound.expires_at is not None):
+                bindings.confirm(key, facts.server, now=now)
+
     def recall(self, facts: SessionFacts, *, now: float) -> None:
         """A session has ended that this router never knew: its binding may be younger than the last write."""
         state = self._services.get(facts.service)
@@ -422,7 +440,8 @@ class Dispatcher:
             view = next(view for view in views if view.server is server)
             if view.full or not view.takes_token:
                 return
-            waiter = line.next_for(server_id, takes_new=takes_queued(view, views))
+            after = goes_before(view, views)
+            waiter = line.next_for(server_id, takes_new=view.takes_new, after=after)
             if waiter is None:
                 return
             waiter.grant(self.ledger.lease(server_id, None))

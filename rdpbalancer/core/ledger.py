@@ -16,7 +16,8 @@ from rdpbalancer.model import Key, ServerId, SessionFacts
 class Lease:
     """A reserved place on a server, and the use of a key, until it is released or becomes a session.
 
-    `claimed`: the key's claim in the store is this lease's, and has to be confirmed or released.
+    `claimed`: the key's claim in the store is this lease's, and has to be confirmed or released. `renews`:
+    the key was bound before, to a server that cannot take it now.
     """
 
     server: ServerId
@@ -24,6 +25,7 @@ class Lease:
     source: str = ""
     held: bool = True
     claimed: bool = False
+    renews: bool = False
 
 
 @dataclass(slots=True, eq=False)

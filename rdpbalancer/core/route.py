@@ -186,10 +186,8 @@ def _why_nobody(views: Sequence[View]) -> str:
     return "all-down"
 
 
-def takes_queued(view: View, views: Sequence[View]) -> bool:
-    """Whether a place on this server suits a waiter without a binding (backups only as a last resort)."""
-    if not view.takes_new:
-        return False
+def goes_before(view: View, views: Sequence[View]) -> list[ServerId]:
+    """Return the servers that a user without a binding gets before this one (backups are a last resort)."""
     if not view.server.backup:
-        return True
-    return not any(other.takes_new for other in views if not other.server.backup)
+        return []
+    return [other.server.id for other in views if other.takes_new and not other.server.backup]

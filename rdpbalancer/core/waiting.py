@@ -26,11 +26,14 @@ class Waiter:
     grant: Callable[[Lease | None], None]
     refused: Collection[ServerId] = ()
 
-    def takes(self, server: ServerId, *, takes_new: bool) -> bool:
-        """Whether a place on `server` suits; `takes_new`: it is one for users without a binding, too."""
+    def takes(self, server: ServerId, *, takes_new: bool, after: Collection[ServerId] = ()) -> bool:
+        """Whether a place on `server` suits; `takes_new`: it is one for users without a binding, too.
+
+        `after`: servers that go before this one (a backup); only who has been failed by all of them takes it.
+        """
         if self.server is not None:
             return self.server == server
-        return takes_new and server not in self.refused
+        return takes_new and server not in self.refused and all(each in self.refused for each in after)
 
 
 class WaitingLine:
@@ -73,13 +76,15 @@ class WaitingLine:
         """Return how many wait for that very server."""
         return sum(waiter.server == server for waiter in self._waiters.values())
 
-    def next_for(self, server: ServerId, *, takes_new: bool) -> Waiter | None:
+    def next_for(
+        self, server: ServerId, *, takes_new: bool, after: Collection[ServerId] = ()
+    ) -> Waiter | None:
         """Take the first waiter for a place on `server` out of the line.
 
         `takes_new`: whether the server takes users without a binding; if not, only who waits for that very
-        server gets its place.
+        server gets its place. `after`: servers that go before this one.
         """
-        waiter = self._first_for(server, takes_new=takes_new)
+        waiter = self._first_for(server, takes_new=takes_new, after=after)
         if waiter is not None:
             del self._waiters[waiter.ticket]
         return waiter
@@ -97,8 +102,8 @@ class WaitingLine:
         self._waiters.clear()
         return waiters
 
-    def _first_for(self, server: ServerId, *, takes_new: bool) -> Waiter | None:
+    def _first_for(self, server: ServerId, *, takes_new: bool, after: Collection[ServerId]) -> Waiter | None:
         for waiter in self._waiters.values():
-            if waiter.takes(server, takes_new=takes_new):
+            if waiter.takes(server, takes_new=takes_new, after=after):
                 return waiter
         return None

@@ -20,12 +20,17 @@ def start(role: str, arguments: Sequence[str], sockets: Sequence[socket.socket])
     ours, theirs = pair()
     passed = [theirs, *sockets]
     descriptors = [str(sock.fileno()) for sock in passed]
-    process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
-        [sys.executable, "-m", "rdpbalancer.runtime.child", role, *descriptors, *arguments],
-        pass_fds=[sock.fileno() for sock in passed],
-        stdin=subprocess.DEVNULL,
-    )
-    theirs.close()
+    try:
+        process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
+            [sys.executable, "-m", "rdpbalancer.runtime.child", role, *descriptors, *arguments],
+            pass_fds=[sock.fileno() for sock in passed],
+            stdin=subprocess.DEVNULL,
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
     process.returncode = 0  # watched and reaped by `Child`, by its pid: it may outlive this very program
     return process.pid, ours
 

@@ -99,6 +99,10 @@ class Ready(msgspec.Struct, tag="ready", array_like=True):
     status: str
 
 
+class Reloaded(msgspec.Struct, tag="reloaded", array_like=True):
+    """Router to supervisor: another configuration is in use now; it is kept where the last one was."""
+
+
 class Upgrade(msgspec.Struct, tag="upgrade", array_like=True):
     """Router to supervisor: the operator wants the newly installed code to run."""
 
@@ -125,7 +129,7 @@ class Want(msgspec.Struct, tag="want", array_like=True):
 ToRouter = (
     Hello | Listener | RelayUp | Begin | Ping | Reload | Stop | Retire | Granted | UpgradeAnswer | Happened
 )
-FromRouter = Pong | Ready | Status | Want | Upgrade
+FromRouter = Pong | Ready | Status | Want | Reloaded | Upgrade
 
 TO_ROUTER: msgspec.msgpack.Decoder[ToRouter] = msgspec.msgpack.Decoder(ToRouter)
 FROM_ROUTER: msgspec.msgpack.Decoder[FromRouter] = msgspec.msgpack.Decoder(FromRouter)

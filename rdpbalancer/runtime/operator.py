@@ -221,6 +221,7 @@ class Operator:
             self._dispatcher.bindings(name).move(
                 bound, targets[name], now=now, ttl_s=None if live else policy.timeout_s
             )
+            self._dispatcher.all_look_again(name)
         moved_to = next(targets[name] for name, _ in found)
         self._events.info("operator", detail=f"moved {len(found)} bindings to {moved_to}", server=moved_to)
         await self._written()
@@ -235,6 +236,7 @@ class Operator:
             raise ConfigurationError("unknown-key", f"there is no binding of {key}")
         for name, bound in found:
             self._dispatcher.bindings(name).delete(bound)
+            self._dispatcher.all_look_again(name)
         self._events.info("operator", detail=f"deleted {len(found)} bindings")
         await self._written()
         return {"deleted": len(found)}

@@ -12,8 +12,9 @@ from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.runtime import active as active_file
 from rdpbalancer.runtime.active import Active, relay_count
 from rdpbalancer.runtime.listeners import wanted_listeners
-from rdpbalancer.runtime.messages import Granted, Want
+from rdpbalancer.runtime.messages import Granted, Reloaded, Want
 from rdpbalancer.settings.build import farm_of
+from rdpbalancer.telemetry import logs
 
 if TYPE_CHECKING:
     from rdpbalancer.runtime.router import Router
@@ -77,6 +78,7 @@ class Reloader:
         router = self._router
         fresh = await asyncio.to_thread(active_file.read, self._path, environ=os.environ)
         router.refuse_running_changes(fresh)
+        logs.check_file(fresh.settings.global_.log.file)
         farm = farm_of(fresh.settings)
         changes = diff(router.dispatcher.farm, farm)
         await self._ask(fresh)
@@ -91,6 +93,7 @@ class Reloader:
         await router.take_farm(farm)
         router.operator.restore(changes.servers_added)
         await router.doors.apply(fresh.settings)
+        router.supervisor.send(Reloaded())
         return _described(changes)
 
     async def _ask(self, fresh: Active) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ class Supervisor:
         return self._upgrading and self._router.retiring
 
     def _reload(self) -> None:
-        _configure_logs(self._active)  # opened anew, for whoever has rotated the file
+        self._reopen_log()  # for whoever has rotated the file
         if self._router is not None:
             self._router.channel.send(messages.Reload())
 
@@ -244,6 +245,18 @@ class Supervisor:
             if address not in still_open:
                 self._notifier.forget(activation.store_name(address))
 
+    def _reloaded(self) -> None:
+        """Another configuration is in use: what of it concerns this process."""
+        kept = active_file.kept_file(self._active)
+        self._active = active_file.kept(kept, self._active.path, environ=os.environ)
+        self._reopen_log()
+
+    def _reopen_log(self) -> None:
+        try:
+            _configure_logs(self._active)
+        except ConfigurationError as error:
+            self._events.error("log_not_reopened", detail=str(error))
+
     # ---- relays ------------------------------------------------------------------------------------
 
     def _adjust_relays(self) -> list[int]:
@@ -342,6 +355,8 @@ class Supervisor:
             case messages.Ready():
                 self._notifier.send(READY=1, STATUS=message.status)
                 self._ready = True
+            case messages.Reloaded():
+                self._reloaded()
             case messages.Status():
                 self._notifier.send(STATUS=message.text)
 
@@ -366,7 +381,14 @@ class Supervisor:
         recent = [at for at in self._restarts[role] if now - at < _HEALTHY_S]
         delay_s = _RESTART_DELAYS_S[min(len(recent), len(_RESTART_DELAYS_S) - 1)]
         self._restarts[role] = [*recent, now]
-        self._loop.call_later(delay_s, start)
+        self._loop.call_later(delay_s, partial(self._start_again, role, start))
+
+    def _start_again(self, role: str, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except OSError as error:  # no process or descriptor left: for now
+            self._events.error("process_not_started", role=role, detail=str(error))
+            self._restart(role, start)
 
     async def _ping(self) -> None:
         """Ask every child whether its loop turns; kill what is stuck; answer the service manager's watchdog.

@@ -70,8 +70,13 @@ class Watch:
         await asyncio.gather(*(monitor.stop() for monitor in stale))
         for monitor in stale:
             del self._monitors[monitor.server.id]
+        before = self._dispatcher.farm
         self._dispatcher.apply(farm, now=self._clock())
+        self.agent_failing &= servers.keys()
         for server, addresses in zip(fresh, found, strict=True):
+            was = before.server(server.id)
+            if was is not None and was.address.host != server.address.host:
+                self._update(server.id, addresses=())  # the old host's are nobody's now
             self._resolved(server.id, addresses)
             self._start(server)
         if self._names is not None:

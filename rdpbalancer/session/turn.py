@@ -33,11 +33,10 @@ class Turn:
             conn.service.name, server, self._grant, ticket=conn.ticket, refused=conn.tried
         )
         conn.ticket = waiter.ticket
-        timer = loop.call_at(
-            conn.queue_until_at, self._fail, NoServerError("queue-timeout", "no place came free")
-        )
-        loop.add_reader(conn.client, self._client_moved)
+        too_late = NoServerError("queue-timeout", "no place came free")
+        timer = loop.call_at(conn.queue_until_at, self._fail, too_late)
         try:
+            loop.add_reader(conn.client, self._client_moved)
             return await self._granted
         except BaseException:
             self._dispatcher.leave(conn.service.name, waiter)

@@ -59,6 +59,13 @@ def configure(
         _opened.pop(0).close()
 
 
+def check_file(file: Path | None) -> None:
+    """Raise ConfigurationError if `file` could not be logged to."""
+    if file is not None:
+        _open(file)
+        _opened.pop().close()
+
+
 def _open(file: Path) -> TextIO:
     try:
         opened = file.open("a", buffering=1, encoding="utf-8")

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rdpbalancer.core.farm import PersistencePolicy, RealServer
 from rdpbalancer.core.ledger import Lease
 from rdpbalancer.core.persist import Binding
-from rdpbalancer.core.route import Go, View, Wait, takes_queued
+from rdpbalancer.core.route import Go, View, Wait, goes_before
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Health, Intent, Key, Method, ServerId
 from rdpbalancer.stores.memory import MemoryStore
@@ -345,7 +345,9 @@ def suits(caller: Caller, view: View, views: Sequence[View]) -> bool:
     assert caller.wanted is not None
     if caller.wanted.server is not None:
         return caller.wanted.server == view.server.id
-    return view.server.id not in caller.tried and takes_queued(view, views)
+    if not view.takes_new or view.server.id in caller.tried:
+        return False
+    return all(server in caller.tried for server in goes_before(view, views))
 
 
 def destination(caller: Caller) -> ServerId | None:

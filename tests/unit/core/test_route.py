@@ -15,9 +15,9 @@ from rdpbalancer.core.route import (
     SchedulerState,
     View,
     Wait,
+    goes_before,
     names_server,
     route,
-    takes_queued,
 )
 from rdpbalancer.model import Endpoint, Health, Intent, Key, Method, Reason
 from tests.unit.core.farms import ALICE, STATUSES, real_server, server_status, service_of, sid, view
@@ -332,4 +332,11 @@ def test_nobody_and_why(statuses: list[str], tried: tuple[int, ...], why: str) -
 )
 def test_whose_freed_place_suits_anybody(freed: View, others: list[View], *, expected: bool) -> None:
     """That of a server which takes new users; a backup's only while no ordinary one does."""
-    assert expected is takes_queued(freed, [freed, *others])
+    assert expected is (freed.takes_new and not goes_before(freed, [freed, *others]))
+
+
+def test_ordinary_servers_go_before_a_backup() -> None:
+    """Those that take new users, full or not; a backup goes before nobody."""
+    views = [view(TS1), view(TS2, load=FULL), view(TS3, "down"), view(SPARE), view(SPARE2)]
+    assert [sid("ts1"), sid("ts2")] == goes_before(views[3], views)
+    assert [] == goes_before(views[0], views)

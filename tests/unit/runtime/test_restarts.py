@@ -77,10 +77,25 @@ def test_the_first_restart_is_at_once_and_later_ones_take_their_time(
     supervisor: Supervisor, clock: Clock
 ) -> None:
     """A process that keeps dying does not fill the log; the pause has an upper bound."""
-    for _ in range(8):
-        supervisor._restart("relay", nothing)
+    started = []
+    for number in range(8):
+        supervisor._restart("relay", lambda number=number: started.append(number))
     assert [0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0] == [delay_s for delay_s, _ in clock.later]
-    assert {nothing} == {callback for _, callback in clock.later}
+    for _, callback in clock.later:
+        callback()
+    assert list(range(8)) == started
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(supervisor: Supervisor, clock: Clock) -> None:
+    """A machine without a process or descriptor to spare has one later."""
+
+    def no_process() -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    supervisor._restart("router", no_process)
+    for _ in range(3):
+        clock.later[-1][1]()
+    assert [0.0, 0.1, 0.5, 1.0] == [delay_s for delay_s, _ in clock.later]
 
 
 def test_a_process_that_lived_long_is_started_at_once(supervisor: Supervisor, clock: Clock) -> None:
