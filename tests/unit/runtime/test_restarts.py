@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,9 +78,9 @@ def test_the_first_restart_is_at_once_and_later_ones_take_their_time(
     supervisor: Supervisor, clock: Clock
 ) -> None:
     """A process that keeps dying does not fill the log; the pause has an upper bound."""
-    started = []
+    started: list[int] = []
     for number in range(8):
-        supervisor._restart("relay", lambda number=number: started.append(number))
+        supervisor._restart("relay", partial(started.append, number))
     assert [0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0] == [delay_s for delay_s, _ in clock.later]
     for _, callback in clock.later:
         callback()
