@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TEST_ARGS ?=
+# Processes that run tests; most tests wait for other processes most of the time.
+TEST_JOBS ?= 3
 SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
@@ -27,7 +29,7 @@ demo: $(READY)  ## balancer, three terminal servers and their users, live (DEMO_
 	@$(BIN)/rdpbalancer demo $(DEMO_ARGS)
 
 test: $(READY)  ## every test; those of real programs are skipped, by name, where the program is missing
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadgroup $(TEST_ARGS)
 
 test-fast: $(READY)  ## the tests that need no process of their own
 	$(BIN)/python -m pytest tests/unit tests/property tests/contract $(TEST_ARGS)
