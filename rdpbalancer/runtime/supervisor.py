@@ -41,6 +41,8 @@ _RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _HEALTHY_S = 60.0
 # After the drain the router writes its last records; relays only close sockets.
 _STOP_GRACE_S = 8.0
+# Turns of the loop that a signal needs from the kernel to its handler.
+_LAST_SIGNALS_S = 0.02
 # Events of ours that a new router is told of, so that `show events` says why there is a new one.
 _EVENTS_TOLD = 100
 
@@ -367,7 +369,9 @@ class Supervisor:
             self._stopped.set()
             return
         if self._upgrading and router.retiring:
-            self._leave_to_new_code()
+            # A signal that has come is still on its way through the loop; the new program would not see it.
+            upgrade.hold_signals()
+            self._loop.call_later(_LAST_SIGNALS_S, self._leave_to_new_code)
             return
         self._upgrading = False
         detail = f"{how}; a new one is started, live sessions go on"

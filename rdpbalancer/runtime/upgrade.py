@@ -75,14 +75,7 @@ async def preflight(kept: Path, path: Path) -> str:
     """Let the newly installed code show that it can take over; return what speaks against it, or nothing."""
     command = [sys.executable, "-m", "rdpbalancer.runtime.child", "preflight", str(kept), str(path)]
     try:
-        done = await asyncio.to_thread(
-            subprocess.run,
-            command,
-            capture_output=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            timeout=_PREFLIGHT_S,
-        )
+        done = await asyncio.to_thread(_run, command)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the new code does not start: {error}"
     if done.returncode:
@@ -99,6 +92,20 @@ async def preflight(kept: Path, path: Path) -> str:
     return ""
 
 
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    # The thread outlives this call in its pool. With signals blocked in the main thread alone, one that comes
+    # just before the exec would be delivered to it, and end with the old program.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    return subprocess.run(  # noqa: S603 (our own program, no shell)
+        command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=_PREFLIGHT_S
+    )
+
+
+def hold_signals() -> None:
+    """Let signals wait in the kernel from now on; those that have come already are still the loop's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
 def become_new(inherited: Inherited, path: Path, *, then: signal.Signals | None = None) -> None:
     """Become the newly installed code, in this very process. Returns only by an OSError.
 
@@ -112,7 +119,6 @@ def become_new(inherited: Inherited, path: Path, *, then: signal.Signals | None 
     os.lseek(memory, 0, os.SEEK_SET)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     if then is not None:
         os.kill(os.getpid(), then)  # blocked, and so kept by the kernel until the new code lets it in
     sys.stdout.flush()
