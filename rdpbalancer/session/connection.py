@@ -10,6 +10,7 @@ from rdpbalancer.core.admission import Place
 from rdpbalancer.core.farm import Network, VirtualService
 from rdpbalancer.core.ledger import Lease
 from rdpbalancer.core.route import Go
+from rdpbalancer.core.source import client_address
 from rdpbalancer.errors import ClientError
 from rdpbalancer.model import Endpoint, Key, ServerId
 from rdpbalancer.wire.confirm import Confirm
@@ -87,11 +88,7 @@ def close(sock: socket.socket, goodbye: bytes) -> None:
 
 def plain_address(host: str) -> str:
     """Return the address without a scope and without the IPv4-in-IPv6 form."""
-    if ":" not in host:
-        return host
-    address = ip_address(host.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+    return str(client_address(host)) if ":" in host else host
 
 
 def within(host: str, networks: Iterable[Network]) -> bool:
