@@ -1,6 +1,7 @@
 """Real processes: started with a log, waited for with a deadline, stopped by pid, and nothing left behind."""
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -21,11 +22,28 @@ _TAIL_CHARACTERS: Final = 3000
 _PROC: Final = Path("/proc")
 
 
+# Ports that the kernel gives nobody by itself (it begins at 32768), a range for each process that runs tests:
+# one that was free a moment ago is then not taken by a client of another test, or by another test's program.
+_FIRST_PORT: Final = 12_000
+_PORTS_EACH: Final = 2_500
+_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_own_ports = itertools.cycle(
+    range(_FIRST_PORT + _WORKER * _PORTS_EACH, _FIRST_PORT + (_WORKER + 1) * _PORTS_EACH)
+)
+
+
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return different TCP ports that were free a moment ago, for programs that cannot be given port 0."""
+    """Return different free TCP ports, for programs that cannot be given port 0."""
     with contextlib.ExitStack() as held:
-        listeners = [held.enter_context(socket.create_server((host, 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
+        found: list[int] = []
+        for port in itertools.islice(_own_ports, _PORTS_EACH):
+            if len(found) == count:
+                break
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.create_server((host, port)))
+                found.append(port)
+        assert count == len(found), f"only {len(found)} free ports of {count}"
+        return found
 
 
 def free_port(host: str = "127.0.0.1") -> int:
