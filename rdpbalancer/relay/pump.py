@@ -205,11 +205,7 @@ class Pump:
         idle_s: float,
     ) -> PumpedSession:
         """Take a session over. `sockets`: client, server. `first`: bytes to send to server, to client."""
-        session = PumpedSession(self, session_id, facts, sockets, idle_s)
-        self._sessions[session_id] = session
-        session.up.start(first[0])
-        session.down.start(first[1])
-        return session
+        return self.resume(Carried(session_id, facts, first[0], first[1], idle_s), sockets)
 
     def resume(self, carried: Carried, sockets: tuple[socket.socket, socket.socket]) -> PumpedSession:
         """Take over a session that another process had, with all that it has been through."""
