@@ -1,10 +1,13 @@
 """Reading a client's opening: an optional PROXY header, an optional preconnection PDU, the request."""
 
 import socket
-from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
-from rdpbalancer.errors import ClientError
-from rdpbalancer.net.waiting import readable
+import msgspec
+
+from rdpbalancer.errors import ClientError, RdpBalancerError
+from rdpbalancer.net.waiting import Waits, Watch
 from rdpbalancer.wire.proxy import ProxyHeader, parse_proxy
 from rdpbalancer.wire.request import Request, parse_request
 
@@ -13,8 +16,7 @@ from rdpbalancer.wire.request import Request, parse_request
 OPENING_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """What a client opened with. `data`: all that was read behind the PROXY header, to be passed on."""
 
     data: bytes
@@ -22,12 +24,28 @@ class Opening:
 
 
 class Reader:
-    """Reads one client's opening, bounded in bytes by `OPENING_BYTES` and in time by `deadline_at`."""
+    """Reads one client's opening, bounded in bytes by `OPENING_BYTES` and in time by `deadline_at`.
 
-    def __init__(self, sock: socket.socket, *, deadline_at: float) -> None:
+    A context manager: when it is left, the socket is watched no longer.
+    """
+
+    __slots__ = ("_data", "_deadline_at", "_sock", "_waits", "_watch")
+
+    def __init__(self, sock: socket.socket, waits: Waits, *, deadline_at: float) -> None:
         self._sock = sock
+        self._waits = waits
+        self._watch: Watch | None = None
         self._deadline_at = deadline_at
         self._data = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        if self._watch is not None:
+            self._watch.end()
 
     async def proxy_header(self) -> ProxyHeader:
         """Read the PROXY header that a trusted proxy must send. Raises ProtocolError, ClientError."""
@@ -53,10 +71,7 @@ class Reader:
             try:
                 chunk = self._sock.recv(room)
             except BlockingIOError:
-                try:
-                    await readable(self._sock, deadline_at=self._deadline_at)
-                except TimeoutError:
-                    raise ClientError("timeout", f"no complete {what} in time") from None
+                await self._wait(what)
                 continue
             except OSError as error:
                 raise ClientError("reset", f"the client broke off before its {what}: {error}") from error
@@ -65,3 +80,12 @@ class Reader:
                 raise ClientError(code, f"the client left before its {what} was complete")
             self._data += chunk
             return
+
+    async def _wait(self, what: str) -> None:
+        try:
+            self._watch = self._watch or self._waits.watch(self._sock)
+            await self._watch.ready(self._deadline_at)
+        except TimeoutError:
+            raise ClientError("timeout", f"no complete {what} in time") from None
+        except OSError as error:
+            raise RdpBalancerError("internal", f"a client cannot be waited for: {error}") from error

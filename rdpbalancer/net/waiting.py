@@ -1,45 +1,184 @@
-"""Waiting for one socket, under a deadline: what asyncio offers for transports, for raw sockets.
+"""Waiting for raw sockets, cheaply: what a connection on its way to a server spends its life with.
+
+asyncio's way (a task, and for each wait a future, a timer, a reader that is added and removed) cost more than
+all decisions together. Here all sockets share one epoll, which the loop watches as it would a single socket;
+all deadlines share one timer; and a connection's coroutine goes on within the very callback that ends its
+wait. docs/performance.md has the figures.
 
 A session's sockets never belong to a transport, so that they can be handed to a relay at any quiet point.
 """
 
 import asyncio
+import select
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
 
-Arm = Callable[[socket.socket, Callable[[], None]], object]
-
-
-async def readable(sock: socket.socket, *, deadline_at: float) -> None:
-    """Return when `sock` can be read, or has ended. Raises TimeoutError at `deadline_at` (loop time)."""
-    loop = asyncio.get_running_loop()
-    await _ready(loop, sock, loop.add_reader, loop.remove_reader, deadline_at)
-
-
-async def writable(sock: socket.socket, *, deadline_at: float) -> None:
-    """Return when `sock` can be written, or has failed. Raises TimeoutError at `deadline_at` (loop time)."""
-    loop = asyncio.get_running_loop()
-    await _ready(loop, sock, loop.add_writer, loop.remove_writer, deadline_at)
+# Edge-triggered: registered once for its whole way, a socket reports each change. Whoever waits has therefore
+# tried before, and tries again afterwards.
+_CHANGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+# Silent strangers' deadlines run out one by one; they are looked for together, and noticed this much late.
+_LATE_S = 0.02
+# The loop's timers count whole milliseconds and may be early by one.
+_EARLY_S = 0.001
+_NEVER = float("inf")
 
 
-async def _ready(
-    loop: asyncio.AbstractEventLoop,
-    sock: socket.socket,
-    arm: Arm,
-    disarm: Callable[[socket.socket], object],
-    deadline_at: float,
-) -> None:
-    future: asyncio.Future[bool] = loop.create_future()
+class Watch:
+    """One socket that is watched, until `end`. At most one coroutine waits for it at a time."""
 
-    def done(*, in_time: bool) -> None:
-        if not future.done():
-            future.set_result(in_time)
+    __slots__ = ("_fd", "_late", "_resume", "_waits", "deadline_at")
 
-    arm(sock, lambda: done(in_time=True))
-    timer = loop.call_at(deadline_at, lambda: done(in_time=False))
-    try:
-        if not await future:
+    def __init__(self, waits: "Waits", fd: int) -> None:
+        self._waits = waits
+        self._fd = fd
+        self._late = False
+        self._resume: Callable[[Any], None] | None = None
+        self.deadline_at = _NEVER
+
+    def ready(self, deadline_at: float) -> "Watch":
+        """Await this to wait until the socket has something to say: data, room, its end, an error.
+
+        It may have nothing to say after all; try, and wait again. Raises TimeoutError at `deadline_at`
+        (monotonic seconds, to the millisecond). Awaitable within `Steps` only.
+        """
+        self.deadline_at = deadline_at
+        self._waits.expect(deadline_at)
+        return self
+
+    def end(self) -> None:
+        """Watch no longer. To be called before the socket is closed or given away; twice does nothing."""
+        if self._fd >= 0:
+            self._waits.forget(self._fd)
+            self._fd = -1
+        self._resume = None
+        self.deadline_at = _NEVER
+
+    def __await__(self) -> Generator["Watch", None, None]:
+        yield self
+        self.deadline_at = _NEVER
+        if self._late:
+            self._late = False
             raise TimeoutError
-    finally:
-        timer.cancel()
-        disarm(sock)
+
+    def add_done_callback(self, resume: Callable[[Any], None]) -> None:
+        """Have `resume(self)` called when the wait is over; as of an asyncio future."""
+        self._resume = resume
+
+    def over(self, *, late: bool = False) -> None:
+        """The wait is over, if there is one."""
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            self._late = late
+            resume(self)
+
+
+class Waits:
+    """All watched sockets of one event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._watches: dict[int, Watch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = _NEVER
+        self._loop.add_reader(self._epoll.fileno(), self._changed)
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def watch(self, sock: socket.socket) -> Watch:
+        """Begin to watch a non-blocking socket."""
+        fd = sock.fileno()
+        self._epoll.register(fd, _CHANGES)
+        watch = self._watches[fd] = Watch(self, fd)
+        return watch
+
+    def close(self) -> None:
+        """Watch nothing any more. Nobody waits by then."""
+        self._loop.remove_reader(self._epoll.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._epoll.close()
+
+    def forget(self, fd: int) -> None:
+        """Stop watching a descriptor."""
+        del self._watches[fd]
+        self._epoll.unregister(fd)
+
+    def expect(self, deadline_at: float) -> None:
+        """Look for waits that are too late at this time, at the latest."""
+        if deadline_at < self._look_at:
+            self._look(deadline_at)
+
+    def _changed(self) -> None:
+        for fd, _events in self._epoll.poll(0):
+            # Whoever went on before in this turn may have ended this one's watch.
+            watch = self._watches.get(fd)
+            if watch is not None:
+                self._end(watch, late=False)
+
+    def _end(self, watch: Watch, *, late: bool) -> None:
+        try:
+            watch.over(late=late)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (others' changes come only once)
+            self._loop.call_exception_handler({"message": "a connection failed", "exception": error})
+
+    def _look(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = at
+        self._timer = self._loop.call_at(at, self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer, self._look_at = None, _NEVER
+        now = time.monotonic() + _EARLY_S
+        for watch in [watch for watch in self._watches.values() if watch.deadline_at <= now]:
+            self._end(watch, late=True)
+        following_at = min((watch.deadline_at for watch in self._watches.values()), default=_NEVER)
+        if following_at != _NEVER:
+            self.expect(max(following_at, now + _LATE_S))
+
+
+class Steps:
+    """Runs a coroutine without a task: from one wait to the next, within the callback that ends the wait.
+
+    What it awaits are watches, and asyncio's plain futures; what needs a task (`asyncio.timeout`, say) fails.
+    It begins at once, before this returns. `on_done(self)` is called at its end; the coroutine itself must
+    deal with its errors. One that comes out of it goes to the loop's exception handler.
+    """
+
+    __slots__ = ("_coroutine", "_on_done", "done")
+
+    def __init__(self, coroutine: Coroutine[Any, None, None], on_done: Callable[["Steps"], None]) -> None:
+        self._coroutine = coroutine
+        self._on_done = on_done
+        self.done = False
+        self._go_on(None)
+
+    def cancel(self) -> None:
+        """Raise CancelledError where it waits. Its clean-up must not wait again."""
+        if not self.done:
+            self._step(self._coroutine.throw, asyncio.CancelledError())
+
+    def _go_on(self, _awaited: object) -> None:
+        if not self.done:  # it may have been cancelled meanwhile
+            self._step(self._coroutine.send, None)
+
+    def _step(self, resume: Callable[[Any], Any], value: object) -> None:
+        try:
+            awaited = resume(value)
+            if type(awaited) is not Watch:
+                awaited._asyncio_future_blocking = False  # noqa: SLF001 (the protocol of asyncio's futures)
+            awaited.add_done_callback(self._go_on)
+        except (StopIteration, asyncio.CancelledError):
+            self._finish()
+        except Exception as error:  # noqa: BLE001 (it is told, and ends nothing but this)
+            self._finish()
+            context = {"message": "a connection failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    def _finish(self) -> None:
+        self.done = True
+        self._on_done(self)

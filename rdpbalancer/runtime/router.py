@@ -161,6 +161,7 @@ class Router:
             await cancel_and_wait(*background)
             await self._empty_hands()
             await self.durable.close()
+            self.sessions.close()
             self.relays.close()
             self.supervisor.close()
 

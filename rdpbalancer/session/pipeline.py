@@ -27,6 +27,7 @@ from rdpbalancer.errors import (
 from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, Security, ServerId, SessionFacts
 from rdpbalancer.net import dial
 from rdpbalancer.net.handshake import Reader
+from rdpbalancer.net.waiting import Steps, Waits
 from rdpbalancer.session.connection import (
     Answer,
     Connection,
@@ -37,7 +38,6 @@ from rdpbalancer.session.connection import (
     within,
 )
 from rdpbalancer.session.turn import Turn
-from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.metrics import Metrics
@@ -96,9 +96,12 @@ class Sessions:
         self._log = logs.get()
         # Not the loop's own clock, which uvloop counts in whole milliseconds; it has the same beginning.
         self._clock = time.monotonic
-        self._leading: set[asyncio.Task[Any]] = set()
+        self._waits = Waits()
+        self._leading: set[Steps] = set()
+        self._settled = asyncio.Event()
         # Ids stay unique over restarts of the router, whose predecessor's sessions live on.
-        self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
+        prefix = secrets.token_hex(4)
+        self._ids = (f"{prefix}-{number:x}" for number in itertools.count(1))
 
     # ---- accept ------------------------------------------------------------------------------------
 
@@ -116,15 +119,29 @@ class Sessions:
             self._admission.release(place)
             self._reject(service, client, refusal)
             return
-        task = spawn(self._lead(conn, proxied=proxied), name="connection")
-        self._leading.add(task)
-        task.add_done_callback(self._leading.discard)
+        leading = Steps(self._lead(conn, proxied=proxied), on_done=self._led)
+        if not leading.done:
+            self._leading.add(leading)
+
+    def _led(self, leading: Steps) -> None:
+        self._leading.discard(leading)
+        if not self._leading:
+            self._settled.set()
 
     async def settled(self, *, timeout_s: float) -> None:
         """Wait until no connection is on its way any more; end those that still are after `timeout_s`."""
-        if self._leading:
-            await asyncio.wait(self._leading, timeout=timeout_s)
-        await cancel_and_wait(*self._leading)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._leading:
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            for leading in list(self._leading):
+                leading.cancel()
+
+    def close(self) -> None:
+        """Wait for nothing any more; nobody is on the way by then."""
+        self._waits.close()
 
     def _identify(self, conn: Connection) -> Refusal | None:
         return self._admission.identify(conn.place, conn.service, conn.peer.host, now=self._clock())
@@ -166,19 +183,21 @@ class Sessions:
     async def _receive(self, conn: Connection, *, proxied: bool) -> None:
         """Read what the client opens with, and refuse what is refused on sight."""
         service = conn.service
-        reader = Reader(conn.client, deadline_at=conn.began_at + service.timeouts.handshake_s)
-        if proxied:
-            header = await reader.proxy_header()
-            conn.peer = header.source or conn.peer
-            if refusal := self._identify(conn):
-                raise ClientError(refusal.value, f"{conn.peer.host} is over a limit or denied")
-        if service.mode is Mode.RDP:
-            opening = await reader.opening()
-            conn.data, conn.request = opening.data, opening.request
-            self._refuse_weak(conn, opening.request)
-            self._read_token(conn, opening.request)
-        else:
-            conn.data = reader.rest()
+        deadline_at = conn.began_at + service.timeouts.handshake_s
+        with Reader(conn.client, self._waits, deadline_at=deadline_at) as reader:
+            if proxied:
+                header = await reader.proxy_header()
+                conn.peer = header.source or conn.peer
+                if refusal := self._identify(conn):
+                    raise ClientError(refusal.value, f"{conn.peer.host} is over a limit or denied")
+            if service.mode is Mode.RDP:
+                opening = await reader.opening()
+                conn.data, conn.request = opening.data, opening.request
+            else:
+                conn.data = reader.rest()
+        if conn.request is not None:
+            self._refuse_weak(conn, conn.request)
+            self._read_token(conn, conn.request)
         self._derive_key(conn)
         conn.parsed_at = self._clock()
 
@@ -298,8 +317,8 @@ class Sessions:
         if server is None:
             raise ServerError("removed", f"{go.server} is not configured any more")
         try:
-            sock = await dial.connect(
-                addresses, server.address.port, deadline_at=self._clock() + timeouts.connect_s
+            upstream = await dial.connect(
+                self._waits, addresses, server.address.port, deadline_at=conn.dialled_at + timeouts.connect_s
             )
         except ServerError as error:
             # Only the dial itself speaks about the server's health. What it does after a stranger's request
@@ -308,14 +327,14 @@ class Sessions:
             raise
         try:
             deadline_at = self._clock() + timeouts.confirm_s
-            await dial.send(sock, self._proxy_header(conn) + conn.data, deadline_at=deadline_at)
+            await upstream.send(self._proxy_header(conn) + conn.data, deadline_at=deadline_at)
             if service.mode is Mode.TCP:
-                return Answer(lease, go, sock)
-            data, confirm = await dial.receive_reply(sock, deadline_at=deadline_at)
+                return Answer(lease, go, upstream.given_away())
+            data, confirm = await upstream.receive_reply(deadline_at=deadline_at)
         except BaseException:
-            sock.close()
+            upstream.close()
             raise
-        return Answer(lease, go, sock, data, confirm)
+        return Answer(lease, go, upstream.given_away(), data, confirm)
 
     def _proxy_header(self, conn: Connection) -> bytes:
         if not conn.service.send_proxy:
