@@ -3,10 +3,39 @@
 from prometheus_client import Counter
 
 from rdpbalancer.errors import RdpBalancerError
-from rdpbalancer.model import CloseReason, Reason, ServerId, SessionFacts, SessionRecord
+from rdpbalancer.model import CloseReason, CloseSide, Method, Reason, ServerId, SessionFacts, SessionRecord
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.logs import UserNames
 from rdpbalancer.telemetry.metrics import Metrics
+
+
+class SessionClosed(logs.Line, kw_only=True):
+    """The log line of a session, in the contract's order."""
+
+    event: str = "session_closed"
+    session: str
+    service: str
+    client: str
+    user: str | None
+    method: Method | None
+    reason: Reason
+    server: str
+    attempts: int
+    token: str | None
+    requested_protocols: int | None
+    selected_protocol: int | None
+    negotiation_failure: int | None
+    correlation_id: str | None
+    preconnection: str | None
+    handshake_ms: float
+    queue_ms: float
+    connect_ms: float
+    duration_s: float
+    bytes_up: int
+    bytes_down: int
+    close_reason: CloseReason
+    close_side: CloseSide
+    relay: int
 
 
 class _ServerMetrics:
@@ -49,13 +78,12 @@ class Account:
         self._metrics = metrics
         self.users = users
         self._log = logs.get()
-        self._servers: dict[ServerId, _ServerMetrics] = {}
+        self._servers: dict[tuple[str, str], _ServerMetrics] = {}
 
     def _of(self, facts: SessionFacts) -> _ServerMetrics:
-        server = facts.server_id
-        found = self._servers.get(server)
+        found = self._servers.get((facts.service, facts.server))
         if found is None:
-            found = self._servers[server] = _ServerMetrics(self._metrics, server)
+            found = self._servers[facts.server_id] = _ServerMetrics(self._metrics, facts.server_id)
         return found
 
     def opened(self, facts: SessionFacts) -> None:
@@ -70,7 +98,8 @@ class Account:
         if facts.negotiation_failure is not None:
             code = str(facts.negotiation_failure)
             self._metrics.negotiation_failures.labels(facts.service, facts.server, code).inc()
-        self._log.debug("session_opened", session=facts.id, service=facts.service, server=facts.server)
+        if logs.wanted("debug"):
+            self._log.debug("session_opened", session=facts.id, service=facts.service, server=facts.server)
 
     def moved(self, facts: SessionFacts, up: int, down: int) -> None:
         """Bytes have moved since the last report."""
@@ -84,7 +113,7 @@ class Account:
         server = self._of(record.facts)
         server.closed(record.end.close_reason).inc()
         server.duration.observe(record.duration_s)
-        self._log.info("session_closed", **self.fields(record))
+        logs.write(self.line(record))
 
     def failed(self, service: str, error: RdpBalancerError, *, client: str, user: str | None) -> None:
         """A connection did not become a session."""
@@ -102,31 +131,31 @@ class Account:
             detail=str(error),
         )
 
-    def fields(self, record: SessionRecord) -> dict[str, object]:
-        """Return the record as the fields of its log line (the contract of `session_closed`)."""
+    def line(self, record: SessionRecord) -> SessionClosed:
+        """Return the record as its log line."""
         facts, end = record.facts, record.end
-        return {
-            "session": facts.id,
-            "service": facts.service,
-            "client": facts.client,
-            "user": self.users(facts.user),
-            "method": facts.method.value if facts.method else None,
-            "reason": facts.reason.value,
-            "server": facts.server,
-            "attempts": facts.attempts,
-            "token": facts.token,
-            "requested_protocols": facts.requested_protocols,
-            "selected_protocol": facts.selected_protocol,
-            "negotiation_failure": facts.negotiation_failure,
-            "correlation_id": facts.correlation_id,
-            "preconnection": facts.preconnection,
-            "handshake_ms": round(facts.handshake_ms, 3),
-            "queue_ms": round(facts.queue_ms, 3),
-            "connect_ms": round(facts.connect_ms, 3),
-            "duration_s": round(record.duration_s, 3),
-            "bytes_up": end.bytes_up,
-            "bytes_down": end.bytes_down,
-            "close_reason": end.close_reason.value,
-            "close_side": end.close_side.value,
-            "relay": record.relay,
-        }
+        return SessionClosed(
+            session=facts.id,
+            service=facts.service,
+            client=facts.client,
+            user=self.users(facts.user),
+            method=facts.method,
+            reason=facts.reason,
+            server=facts.server,
+            attempts=facts.attempts,
+            token=facts.token,
+            requested_protocols=facts.requested_protocols,
+            selected_protocol=facts.selected_protocol,
+            negotiation_failure=facts.negotiation_failure,
+            correlation_id=facts.correlation_id,
+            preconnection=facts.preconnection,
+            handshake_ms=round(facts.handshake_ms, 3),
+            queue_ms=round(facts.queue_ms, 3),
+            connect_ms=round(facts.connect_ms, 3),
+            duration_s=round(record.duration_s, 3),
+            bytes_up=end.bytes_up,
+            bytes_down=end.bytes_down,
+            close_reason=end.close_reason,
+            close_side=end.close_side,
+            relay=record.relay,
+        )
