@@ -4,11 +4,12 @@ A place is taken at accept and given back at the very end, whatever happens betw
 kept by network, an IPv6 source being its /64: a single line customer has that many addresses.
 """
 
-from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, defaultdict
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import TypeVar
+
+import msgspec
 
 from rdpbalancer.core.farm import Limits, VirtualService
 from rdpbalancer.core.source import client_address
@@ -32,8 +33,7 @@ class Refusal(StrEnum):
     SOURCE_RATE = "source-rate"
 
 
-@dataclass(slots=True, eq=False)
-class Place:
+class Place(msgspec.Struct, eq=False):
     """A connection's place inside. `source` is what it is counted under, None: not known yet."""
 
     service: str
@@ -42,8 +42,7 @@ class Place:
     held: bool = True
 
 
-@dataclass(slots=True)
-class _Bucket:
+class _Bucket(msgspec.Struct, eq=False):
     tokens: float
     at: float
 
@@ -54,16 +53,16 @@ class Admission:
     def __init__(self, *, max_half_open: int) -> None:
         self.max_half_open = max_half_open
         self.half_open = 0
-        self._places: Counter[str] = Counter()
-        self._source_places: Counter[tuple[str, str]] = Counter()
-        self._source_half_open: Counter[tuple[str, str]] = Counter()
+        self._places: defaultdict[str, int] = defaultdict(int)
+        self._source_places: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._source_half_open: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._rates: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
 
     def enter(self, service: VirtualService) -> Place | Refusal:
         """Take a place, before anything is known of the source beyond its being there."""
         if self.half_open >= self.max_half_open:
             return Refusal.MAX_HALF_OPEN
-        if service.limits.max_sessions and self._places[service.name] >= service.limits.max_sessions:
+        if service.limits.max_sessions and self.places(service.name) >= service.limits.max_sessions:
             return Refusal.MAX_SESSIONS
         self.half_open += 1
         self._places[service.name] += 1
@@ -82,12 +81,12 @@ class Admission:
         if refusal := _listed(limits, source):
             return refusal
         counted = (place.service, source_network(source))
-        if limits.source_sessions and self._source_places[counted] >= limits.source_sessions:
+        if limits.source_sessions and self._source_places.get(counted, 0) >= limits.source_sessions:
             return Refusal.SOURCE_SESSIONS
         # Without a limit of its own, one source may hold half of all half-open places: a silent crowd behind
         # one address must leave room for everybody else.
         half_open_limit = limits.source_half_open or max(1, self.max_half_open // 2)
-        if self._source_half_open[counted] >= half_open_limit:
+        if self._source_half_open.get(counted, 0) >= half_open_limit:
             return Refusal.SOURCE_HALF_OPEN
         if limits.source_rate and not self._spend(counted, limits, now):
             return Refusal.SOURCE_RATE
@@ -124,7 +123,7 @@ class Admission:
 
     def places(self, service: str) -> int:
         """Return the places taken in the service, half open or sessions."""
-        return self._places[service]
+        return self._places.get(service, 0)
 
     def _spend(self, counted: tuple[str, str], limits: Limits, now: float) -> bool:
         """Take one connection from the source's bucket, which refills evenly over the interval."""
@@ -160,7 +159,9 @@ def _listed(limits: Limits, source: str) -> Refusal | None:
     return None
 
 
-def _drop(counts: Counter[Counted], key: Counted) -> None:
-    counts[key] -= 1
-    if not counts[key]:
+def _drop(counts: defaultdict[Counted, int], key: Counted) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
         del counts[key]

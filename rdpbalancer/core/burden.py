@@ -6,7 +6,7 @@ from one address count once. Connections without a cookie, or bound by their add
 address may be a whole office. The limit of a server (`max_connections`) counts connections all the same.
 """
 
-from collections import Counter
+from collections import defaultdict
 
 from rdpbalancer.model import Key, Method, ServerId
 
@@ -15,22 +15,22 @@ class Burdens:
     """Counts what each server carries."""
 
     def __init__(self) -> None:
-        self._servers: Counter[ServerId] = Counter()
-        self._people: Counter[tuple[ServerId, Key, str]] = Counter()
+        self._servers: defaultdict[ServerId, int] = defaultdict(int)
+        self._people: defaultdict[tuple[ServerId, Key, str], int] = defaultdict(int)
 
     def __bool__(self) -> bool:
         return bool(self._servers or self._people)
 
     def of(self, server: ServerId) -> int:
         """Return what the server carries."""
-        return self._servers[server]
+        return self._servers.get(server, 0)
 
     def add(self, server: ServerId, key: Key | None, source: str) -> None:
         """Put a connection on the server. `source`: the client's address."""
         if key is not None and key.method is Method.RDP_COOKIE:
             person = (server, key, source)
-            self._people[person] += 1
-            if self._people[person] > 1:
+            self._people[person] = count = self._people[person] + 1
+            if count > 1:
                 return
         self._servers[server] += 1
 
@@ -38,8 +38,9 @@ class Burdens:
         """Take a connection off the server, named as it was put on it."""
         if key is not None and key.method is Method.RDP_COOKIE:
             person = (server, key, source)
-            self._people[person] -= 1
-            if self._people[person]:
+            count = self._people[person] - 1
+            if count:
+                self._people[person] = count
                 return
             del self._people[person]
         self._servers[server] -= 1

@@ -430,11 +430,14 @@ class Dispatcher:
 
     def _place_freed(self, server_id: ServerId) -> None:
         """Give a freed place to the first in the queue whom it suits."""
+        state = self._services.get(server_id.service)
+        if state is None or not len(state.line):
+            return
         service = self.farm.services.get(server_id.service)
         server = service.server(server_id.name) if service else None
         if service is None or server is None:
             return
-        line = self._services[service.name].line
+        line = state.line
         while len(line):
             views = self.views(service, now=self._now)
             view = next(view for view in views if view.server is server)

@@ -118,7 +118,10 @@ class VirtualService:
 
     def server(self, name: str) -> RealServer | None:
         """Return the real server of that name."""
-        return next((server for server in self.servers if server.id.name == name), None)
+        for server in self.servers:
+            if server.id.name == name:
+                return server
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,16 @@ A place is reserved when a server is chosen, not when it is connected: a hundred
 otherwise all see the same least loaded server. The load of a server is its leases plus its sessions.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from rdpbalancer.core.burden import Burdens
 from rdpbalancer.model import Key, ServerId, SessionFacts
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """A reserved place on a server, and the use of a key, until it is released or becomes a session.
 
     `claimed`: the key's claim in the store is this lease's, and has to be confirmed or released. `renews`:
@@ -28,8 +28,7 @@ class Lease:
     renews: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class LiveSession:
+class LiveSession(msgspec.Struct, eq=False):
     """A session that a relay holds. Bytes are as last reported, at most a few seconds old."""
 
     facts: SessionFacts
@@ -39,12 +38,11 @@ class LiveSession:
     place: object = None
 
 
-@dataclass(slots=True)
-class _KeyUse:
+class _KeyUse(msgspec.Struct, eq=False):
     """How often a service's key is in use, and the sources of its sessions."""
 
     uses: int = 0
-    sources: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Ledger:
@@ -52,10 +50,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self._sessions: dict[str, LiveSession] = {}
-        self._loads: Counter[ServerId] = Counter()
+        self._loads: defaultdict[ServerId, int] = defaultdict(int)
         self._keys: dict[tuple[str, Key], _KeyUse] = {}
         self._by_server: defaultdict[ServerId, set[str]] = defaultdict(set)
-        self._by_service: Counter[str] = Counter()
+        self._by_service: defaultdict[str, int] = defaultdict(int)
         self._leases = 0
         self._burdens = Burdens()
         self.on_free: Callable[[ServerId], None] | None = None
@@ -101,24 +99,29 @@ class Ledger:
 
     def open(self, lease: Lease, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
         """Turn a held lease into a live session. The server's load stays what it was."""
-        agrees = lease.server == facts.server_id and lease.key == facts.binding_key
+        server, key = lease.server, lease.key
+        agrees = server == (facts.service, facts.server) and key == facts.binding_key
         if not lease.held or not agrees or facts.id in self._sessions:
             message = f"session {facts.id} cannot be opened on {facts.server_id} with {lease}"
             raise ValueError(message)
         lease.held = False
         self._leases -= 1
-        self._burdens.remove(lease.server, lease.key, lease.source)
-        return self._add(facts, lease.key, relay=relay, place=place)
+        if lease.source != facts.source:
+            self._burdens.remove(server, key, lease.source)
+            self._burdens.add(server, key, facts.source)
+        return self._add(facts, server, key, relay=relay, place=place)
 
     def restore(self, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
         """Enter a session that a relay already holds: the router has been restarted."""
         if facts.id in self._sessions:
             message = f"session {facts.id} is in the ledger already"
             raise ValueError(message)
-        self._loads[facts.server_id] += 1
-        if facts.binding_key is not None:
-            self._use(facts.service, facts.binding_key).uses += 1
-        return self._add(facts, facts.binding_key, relay=relay, place=place)
+        server, key = facts.server_id, facts.binding_key
+        self._loads[server] += 1
+        if key is not None:
+            self._use(facts.service, key).uses += 1
+        self._burdens.add(server, key, facts.source)
+        return self._add(facts, server, key, relay=relay, place=place)
 
     def close(self, session_id: str) -> LiveSession | None:
         """Take a session out and free its place; None if it is not (or no longer) in the ledger."""
@@ -127,30 +130,35 @@ class Ledger:
             return None
         facts = session.facts
         server = facts.server_id
-        self._by_server[server].discard(session_id)
-        if not self._by_server[server]:
+        on_server = self._by_server[server]
+        on_server.discard(session_id)
+        if not on_server:
             del self._by_server[server]
         self._by_service[facts.service] -= 1
         if not self._by_service[facts.service]:
             del self._by_service[facts.service]
         if (key := facts.binding_key) is not None:
             sources = self._keys[(facts.service, key)].sources
-            sources[facts.source] -= 1
-            if not sources[facts.source]:
+            left = sources[facts.source] - 1
+            if left:
+                sources[facts.source] = left
+            else:
                 del sources[facts.source]
             self._unuse(facts.service, key)
-        self._burdens.remove(server, facts.binding_key, facts.source)
+        self._burdens.remove(server, key, facts.source)
         self._free(server)
         return session
 
-    def _add(self, facts: SessionFacts, key: Key | None, *, relay: int, place: object) -> LiveSession:
+    def _add(
+        self, facts: SessionFacts, server: ServerId, key: Key | None, *, relay: int, place: object
+    ) -> LiveSession:
         session = LiveSession(facts, relay, place=place)
         self._sessions[facts.id] = session
-        self._by_server[facts.server_id].add(facts.id)
+        self._by_server[server].add(facts.id)
         self._by_service[facts.service] += 1
-        self._burdens.add(facts.server_id, key, facts.source)
         if key is not None:
-            self._keys[(facts.service, key)].sources[facts.source] += 1
+            sources = self._keys[(facts.service, key)].sources
+            sources[facts.source] = sources.get(facts.source, 0) + 1
         return session
 
     # ---- questions ---------------------------------------------------------------------------------
@@ -175,7 +183,7 @@ class Ledger:
 
     def load(self, server: ServerId) -> int:
         """Return the server's leases plus its sessions."""
-        return self._loads[server]
+        return self._loads.get(server, 0)
 
     def burden(self, server: ServerId) -> int:
         """Return what the server carries, as the schedulers count it (`core.burden`)."""
@@ -191,7 +199,7 @@ class Ledger:
 
     def sessions_of(self, service: str) -> int:
         """Return the service's sessions, without leases."""
-        return self._by_service[service]
+        return self._by_service.get(service, 0)
 
     def uses(self, service: str, key: Key) -> int:
         """Return how many leases and sessions of the service have the key."""
@@ -201,7 +209,7 @@ class Ledger:
     def live_of(self, service: str, key: Key) -> int:
         """Return how many sessions of the service have the key."""
         use = self._keys.get((service, key))
-        return use.sources.total() if use else 0
+        return sum(use.sources.values()) if use else 0
 
     def sources_of(self, service: str, key: Key) -> int:
         """Return from how many source addresses the key has live sessions."""
@@ -215,7 +223,10 @@ class Ledger:
     # ---- counting ----------------------------------------------------------------------------------
 
     def _use(self, service: str, key: Key) -> _KeyUse:
-        return self._keys.setdefault((service, key), _KeyUse())
+        use = self._keys.get((service, key))
+        if use is None:
+            use = self._keys[(service, key)] = _KeyUse()
+        return use
 
     def _unuse(self, service: str, key: Key) -> None:
         use = self._keys[(service, key)]
@@ -224,8 +235,10 @@ class Ledger:
             del self._keys[(service, key)]
 
     def _free(self, server: ServerId) -> None:
-        self._loads[server] -= 1
-        if not self._loads[server]:
+        left = self._loads[server] - 1
+        if left:
+            self._loads[server] = left
+        else:
             del self._loads[server]
         if self.on_free is not None:
             self.on_free(server)

@@ -1,9 +1,10 @@
 """Persistence: which key a connection has, what a binding is, and what a store of bindings must do."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Protocol
+
+import msgspec
 
 from rdpbalancer.core.farm import PersistencePolicy
 from rdpbalancer.core.source import client_address
@@ -14,8 +15,7 @@ from rdpbalancer.model import Key, Method
 _MSTSC_COOKIE_CHARS = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(msgspec.Struct, frozen=True):
     """A key's server.
 
     `confirmed`: the server has answered with a Connection Confirm; until then the claim is tentative and ends
@@ -95,8 +95,7 @@ class Store(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Derived:
+class Derived(msgspec.Struct, frozen=True):
     """A connection's persistence key, and what was found on the way to it.
 
     `ambiguous`: the cookie may have lost its user part. `collided`: the cookie key that was passed over,

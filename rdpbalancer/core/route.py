@@ -7,6 +7,8 @@ here waits or remembers; a connection whose server fails asks again, with that s
 from collections.abc import Collection, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from rdpbalancer.core import status as st
 from rdpbalancer.core.farm import RealServer, VirtualService
 from rdpbalancer.core.schedule import SCHEDULERS, Ask, Choice, Random
@@ -53,8 +55,7 @@ class View:
         return bool(self.capacity) and self.load >= self.capacity
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """What a connection brings to the decision.
 
     `token`: the address in its routing token, already decoded and only where the method is configured.
@@ -69,8 +70,7 @@ class Query:
     tried: Collection[ServerId] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Go:
+class Go(msgspec.Struct, frozen=True):
     """Connect to `server`. `binds`: the key is to be claimed for it, `replacing` its unusable holder."""
 
     server: ServerId
@@ -79,15 +79,13 @@ class Go:
     replacing: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Every place is taken: wait for one on `server`, None: on any."""
 
     server: ServerId | None
 
 
-@dataclass(frozen=True, slots=True)
-class Nobody:
+class Nobody(msgspec.Struct, frozen=True):
     """No server can take the connection, and `why` in one stable word."""
 
     why: str
@@ -141,9 +139,7 @@ def _by_token(query: Query, service: VirtualService, views: Sequence[View]) -> D
 def _by_binding(
     query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState
 ) -> Decision:
-    bound = None
-    if query.bound is not None:
-        bound = next((view for view in views if view.server.id.name == query.bound), None)
+    bound = _named(query.bound, views) if query.bound is not None else None
     if bound is not None and bound.takes_bound and bound.server.id not in query.tried:
         if not bound.full:
             return Go(bound.server.id, _bound_reason(query.key), binds=True)
@@ -151,6 +147,13 @@ def _by_binding(
             return Wait(bound.server.id)
     moved = query.bound is not None or bool(query.tried)
     return _by_scheduler(query, service, views, state, moved=moved)
+
+
+def _named(name: str, views: Sequence[View]) -> View | None:
+    for view in views:
+        if view.server.id.name == name:
+            return view
+    return None
 
 
 def _bound_reason(key: Key | None) -> Reason:

@@ -6,9 +6,10 @@ and a free place. All stand in `SCHEDULERS`, by the name the configuration gives
 
 import math
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
+
+import msgspec
 
 from rdpbalancer.model import ServerId
 
@@ -29,8 +30,7 @@ class Choice(NamedTuple):
     load: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """What a scheduler may know of the connection, and the state it keeps between connections.
 
     `turns`: a number for each server that grows with each time it is chosen among the least loaded.
@@ -41,8 +41,8 @@ class Ask:
 
     source: str
     rng: Random
-    wheel: MutableMapping[ServerId, float] = field(default_factory=dict)
-    turns: MutableMapping[ServerId, int] = field(default_factory=dict)
+    wheel: MutableMapping[ServerId, float] = msgspec.field(default_factory=dict)
+    turns: MutableMapping[ServerId, int] = msgspec.field(default_factory=dict)
 
 
 Scheduler = Callable[[Sequence[Choice], Ask], Choice | None]

@@ -3,8 +3,9 @@
 import contextlib
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
+
+import msgspec
 
 from rdpbalancer.core.admission import Place
 from rdpbalancer.core.farm import Network, VirtualService
@@ -21,8 +22,7 @@ from rdpbalancer.wire.request import Request
 _DRAIN_BYTES = 64 * 1024
 
 
-@dataclass(slots=True, eq=False)
-class Connection:
+class Connection(msgspec.Struct, eq=False):
     """What is known of a connection so far, and what has to be given back if it fails."""
 
     service: VirtualService
@@ -48,8 +48,7 @@ class Connection:
         return self.request.cookie if self.request is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A server that took the connection: its socket, what it said, and whether that was a Confirm."""
 
     lease: Lease
@@ -71,9 +70,10 @@ def send_now(sock: socket.socket, data: bytes) -> bytes:
     """Send what the socket takes at once; return the rest, which goes to the relay."""
     if not data:
         return b""
-    with contextlib.suppress(BlockingIOError):
+    try:
         return data[sock.send(data) :]
-    return data
+    except BlockingIOError:
+        return data
 
 
 def close(sock: socket.socket, goodbye: bytes) -> None:

@@ -2,8 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from rdpbalancer.model import Key
 
@@ -12,8 +13,7 @@ from rdpbalancer.model import Key
 MAX_TENTATIVE: Final = 4096
 
 
-@dataclass(slots=True)
-class Claim:
+class Claim(msgspec.Struct, eq=False):
     """A server reserved for a key until `expires_at` (monotonic), by `holders` connections."""
 
     server: str

@@ -5,6 +5,7 @@ Connection Confirm with or without a failure, and the Disconnect Request.
 """
 
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -74,7 +75,12 @@ def parse_confirm(buf: bytes | bytearray) -> Confirm | None:
     length = _confirm_length(buf)
     if length is None or len(buf) < length:
         return None
-    data = bytes(buf[_MIN_CONFIRM_BYTES:length])
+    return _read_confirm(bytes(buf[_MIN_CONFIRM_BYTES:length]), length)
+
+
+# Servers say one of a handful of things.
+@lru_cache(maxsize=64)
+def _read_confirm(data: bytes, length: int) -> Confirm:
     if len(data) != 8 or data[2:4] != b"\x08\x00" or data[0] not in {_RESPONSE, _FAILURE}:
         return Confirm(None, 0, None, length)
     negotiation = layout.NEGOTIATION.parse(data)

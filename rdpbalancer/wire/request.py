@@ -6,6 +6,7 @@ so an oddity inside consistent framing yields a field of `None`, not an error.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -213,11 +214,18 @@ def _read_negotiation(data: bytes) -> tuple[int | None, int, bytes | None]:
     """
     if not data:
         return None, 0, None
-    negotiation = layout.NEGOTIATION.parse(data[:8])
+    protocols, flags = _read_request(data[:8])
     correlation_id = None
     if data[8:9] == b"\x06" and data[10:12] == b"\x24\x00":
         correlation_id = layout.CORRELATION.parse(data[8:])["identifier"]
-    return negotiation["value"], negotiation["flags"], correlation_id
+    return protocols, flags, correlation_id
+
+
+# Clients of one kind all send the same eight bytes. Strangers who send others cost what everybody did before.
+@lru_cache(maxsize=256)
+def _read_request(data: bytes) -> tuple[int, int]:
+    negotiation = layout.NEGOTIATION.parse(data)
+    return negotiation["value"], negotiation["flags"]
 
 
 def _preconnection_size(buf: bytes | bytearray) -> int | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as but
 
 from rdpbalancer.core.farm import PersistencePolicy
 from rdpbalancer.core.route import (
@@ -143,12 +144,12 @@ def test_a_server_is_named_by_its_addresses(named: Endpoint, *, expected: bool) 
         ("agent-draining", Go(sid("ts1"), Reason.COOKIE, binds=True)),
         ("weight-0", Go(sid("ts1"), Reason.COOKIE, binds=True)),
         ("agent-0-percent", Go(sid("ts1"), Reason.COOKIE, binds=True)),
-        ("strictly-draining", replace(moved, binds=True, replacing="ts1")),
-        ("halted", replace(moved, binds=True, replacing="ts1")),
-        ("agent-halted", replace(moved, binds=True, replacing="ts1")),
-        ("down", replace(moved, binds=True, replacing="ts1")),
-        ("agent-down", replace(moved, binds=True, replacing="ts1")),
-        ("unknown", replace(moved, binds=True, replacing="ts1")),
+        ("strictly-draining", but(moved, binds=True, replacing="ts1")),
+        ("halted", but(moved, binds=True, replacing="ts1")),
+        ("agent-halted", but(moved, binds=True, replacing="ts1")),
+        ("down", but(moved, binds=True, replacing="ts1")),
+        ("agent-down", but(moved, binds=True, replacing="ts1")),
+        ("unknown", but(moved, binds=True, replacing="ts1")),
     ],
 )
 def test_a_binding_leads_home(status: str, expected: Decision) -> None:
@@ -164,7 +165,7 @@ def test_the_reason_names_the_method(key: Key, reason: Reason) -> None:
 @pytest.mark.parametrize("status", ["online", "draining"])
 @pytest.mark.parametrize(
     ("policy", "expected"),
-    [(None, Wait(sid("ts1"))), (REDISPATCH, replace(moved, binds=True, replacing="ts1"))],
+    [(None, Wait(sid("ts1"))), (REDISPATCH, but(moved, binds=True, replacing="ts1"))],
 )
 def test_a_binding_to_a_full_server_waits_for_it(
     status: str, policy: PersistencePolicy | None, expected: Decision
@@ -175,12 +176,12 @@ def test_a_binding_to_a_full_server_waits_for_it(
 
 def test_a_binding_to_a_full_server_that_is_down_does_not_wait() -> None:
     full = view(TS1, "down", load=FULL)
-    assert replace(moved, binds=True, replacing="ts1") == decided(full, view(TS2), key=ALICE, bound="ts1")
+    assert but(moved, binds=True, replacing="ts1") == decided(full, view(TS2), key=ALICE, bound="ts1")
 
 
 def test_a_binding_to_a_server_that_failed_this_connection_moves() -> None:
     actual = decided(view(TS1), view(TS2), key=ALICE, bound="ts1", tried={sid("ts1")})
-    assert replace(moved, binds=True, replacing="ts1") == actual
+    assert but(moved, binds=True, replacing="ts1") == actual
 
 
 def test_a_binding_to_a_server_no_longer_configured_moves() -> None:
