@@ -7,7 +7,6 @@ waits in the kernel for the next router.
 
 import array
 import asyncio
-import contextlib
 import errno
 import socket
 from collections import deque
@@ -20,7 +19,8 @@ from rdpbalancer.errors import ChannelError
 
 # One message must fit the kernel's default socket buffer (208 KiB), overhead included; lists go in parts.
 MAX_MESSAGE_BYTES = 128 * 1024
-MAX_DESCRIPTORS = 8
+MAX_DESCRIPTORS = 64
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 # Messages taken in one turn of the loop, so that a flood from one process does not starve the sockets.
 _MESSAGES_PER_TURN = 64
 # Kernel-side refusals that pass by themselves: buffer full, or too many descriptors in flight.
@@ -105,10 +105,12 @@ class Channel:
 
     def _try_send(self, data: bytes, sockets: Sequence[socket.socket]) -> bool:
         """Return True if the message needs no more attention (sent, or the line is down)."""
-        descriptors = array.array("i", [sock.fileno() for sock in sockets])
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if sockets else []
         try:
-            self._sock.sendmsg([data], ancillary)
+            if sockets:
+                descriptors = array.array("i", [sock.fileno() for sock in sockets])
+                self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+            else:
+                self._sock.send(data)
         except OSError as error:
             if error.errno in _TRY_LATER:
                 return False
@@ -143,15 +145,13 @@ class Channel:
     def _readable(self) -> None:
         for _ in range(_MESSAGES_PER_TURN):
             try:
-                data, ancillary, flags, _ = self._sock.recvmsg(
-                    MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-                )
+                data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._fail(f"cannot receive: {error}")
                 return
-            sockets = _sockets(ancillary)
+            sockets = _sockets(ancillary) if ancillary else []
             if not data:
                 _close_all(sockets)
                 self._fail("the other process has ended")
@@ -196,5 +196,7 @@ def _sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:
 
 def _close_all(sockets: Sequence[socket.socket]) -> None:
     for sock in sockets:
-        with contextlib.suppress(OSError):
+        try:
             sock.close()
+        except OSError:
+            continue

@@ -8,7 +8,7 @@ import msgspec
 
 from rdpbalancer.model import CloseReason, CloseSide
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True):
@@ -53,8 +53,13 @@ class Part(msgspec.Struct, tag="part", array_like=True):
     data: bytes
 
 
-class Adopt(Carried, tag="adopt", array_like=True):
-    """Router to relay, with the client's and the server's socket: this session is yours."""
+class Adopt(msgspec.Struct, tag="adopt", array_like=True):
+    """Router to relay, with the client's and the server's socket of each: these sessions are yours.
+
+    Several at once, for most of what a session costs its relay is being woken up for it.
+    """
+
+    sessions: list[Carried]
 
 
 class Surrender(msgspec.Struct, tag="surrender", array_like=True):
@@ -98,8 +103,8 @@ class Counts(msgspec.Struct, tag="counts", array_like=True):
     counts: list[tuple[str, int, int]]
 
 
-class Ended(msgspec.Struct, tag="ended", array_like=True):
-    """Relay to router: a session has ended. Carries the facts, for a router that never knew the session."""
+class Ended(msgspec.Struct, array_like=True):
+    """A session's end. Carries the facts, for a router that never knew the session."""
 
     id: str
     facts: bytes
@@ -108,6 +113,12 @@ class Ended(msgspec.Struct, tag="ended", array_like=True):
     bytes_up: int
     bytes_down: int
     ended_at: float
+
+
+class Ends(msgspec.Struct, tag="ends", array_like=True):
+    """Relay to router: sessions that have ended."""
+
+    sessions: list[Ended]
 
 
 class Ping(msgspec.Struct, tag="ping", array_like=True):
@@ -127,7 +138,7 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
 
 
 ToRelay = Hello | Adopt | Part | Kick | Retire | Surrender | Ping | Stop
-FromRelay = Hello | Live | Counts | Ended | Part | Surrendered | Pong
+FromRelay = Hello | Live | Counts | Ends | Part | Surrendered | Pong
 
 TO_RELAY: msgspec.msgpack.Decoder[ToRelay] = msgspec.msgpack.Decoder(ToRelay)
 FROM_RELAY: msgspec.msgpack.Decoder[FromRelay] = msgspec.msgpack.Decoder(FromRelay)

@@ -2,20 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TypeVar
 
 import msgspec
 
-from rdpbalancer.relay.messages import Adopt, Carried, Part, Surrendered
+from rdpbalancer.relay.messages import Carried, Part, Surrendered
 
 # A pending chunk may be as large as the read buffer (256 KiB). What is left of both directions goes into the
 # session's own message, and with the facts it must stay below the 128 KiB that a message may have.
 PART_BYTES = 48 * 1024
 
-Delivery = TypeVar("Delivery", Adopt, Surrendered)
 
-
-def packed(carried: Carried, kind: type[Delivery]) -> Iterator[Part | Delivery]:
+def packed(carried: Carried) -> Iterator[Part | Surrendered]:
     """Yield the messages that carry a session: its bytes in parts where there are many, then itself."""
     rest, parts = {}, 0
     for up, data in ((True, carried.to_server), (False, carried.to_client)):
@@ -26,7 +23,7 @@ def packed(carried: Carried, kind: type[Delivery]) -> Iterator[Part | Delivery]:
         rest[up] = data[whole:]
     fields = msgspec.structs.asdict(carried)
     fields |= {"to_server": rest[True], "to_client": rest[False], "parts": parts}
-    yield kind(**fields)
+    yield Surrendered(**fields)
 
 
 class Parts:
@@ -41,6 +38,8 @@ class Parts:
 
     def complete(self, carried: Carried) -> Carried:
         """Return the session with its parts put before its own bytes."""
+        if not carried.parts:
+            return carried
         to_server = bytes(self._data.pop((carried.id, True), b"")) + carried.to_server
         to_client = bytes(self._data.pop((carried.id, False), b"")) + carried.to_client
         return msgspec.structs.replace(carried, to_server=to_server, to_client=to_client, parts=0)

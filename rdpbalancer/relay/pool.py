@@ -12,13 +12,15 @@ import msgspec
 
 from rdpbalancer.errors import ChannelError
 from rdpbalancer.model import CloseReason, CloseSide, SessionFacts
-from rdpbalancer.relay.channel import Channel
+from rdpbalancer.relay.channel import MAX_DESCRIPTORS, Channel
 from rdpbalancer.relay.messages import (
     FROM_RELAY,
     PROTOCOL_VERSION,
     Adopt,
+    Carried,
     Counts,
     Ended,
+    Ends,
     Hello,
     Kick,
     Live,
@@ -31,6 +33,9 @@ from rdpbalancer.relay.messages import (
 from rdpbalancer.relay.pump import RESET_ON_CLOSE, Pump, PumpedSession
 
 _KICKS_PER_MESSAGE = 1000
+_ADOPTS_PER_MESSAGE = MAX_DESCRIPTORS // 2
+# Facts are at most 2 KiB, and sessions that move bring up to 96 KiB: such a one goes by itself.
+_ADOPT_BYTES = 64 * 1024
 # A relay that died is back within a second; a session that finds none waits that long for it, and a bit.
 RELAY_WAIT_S = 5.0
 # Byte counts are shown at most five seconds old: this, and a tick of the relay.
@@ -39,6 +44,7 @@ REPORT_INTERVAL_S = 4.0
 DEFAULT_CAPACITY = 100_000
 # How long a new router waits for the relays to tell their sessions before it takes connections.
 INTRODUCTION_S = 5.0
+_ENCODER = msgspec.msgpack.Encoder()
 
 
 class RelayEvents(Protocol):
@@ -78,6 +84,11 @@ class _Moving(NamedTuple):
         return len(self.parts) == self.session.parts
 
     @property
+    def carried(self) -> Carried:
+        """The session as the next relay gets it."""
+        return Carried(*(getattr(self.session, name) for name in Carried.__struct_fields__))
+
+    @property
     def state(self) -> SessionState:
         """The session as its relay would tell it."""
         session = self.session
@@ -103,8 +114,38 @@ class _Link:
         self.compatible = False
         self.retiring = False
         self._parts: list[Part] = []
+        self._adopts: list[Carried] = []
+        self._adopted_sockets: list[socket.socket] = []
+        self._adopts_bytes = 0
         self._pool = pool
-        self.channel = Channel(sock, FROM_RELAY, on_message=self._heard, on_close=self._lost)
+        self._channel = Channel(sock, FROM_RELAY, on_message=self._heard, on_close=self._lost)
+
+    def adopt(self, carried: Carried, sockets: Sequence[socket.socket]) -> None:
+        """Give the relay a session, with all others of this turn of the loop."""
+        self.sessions += 1
+        size = len(carried.facts) + len(carried.to_server) + len(carried.to_client)
+        if len(self._adopts) == _ADOPTS_PER_MESSAGE or self._adopts_bytes + size > _ADOPT_BYTES:
+            self._send_adopts()
+        if not self._adopts:
+            asyncio.get_running_loop().call_soon(self._send_adopts)
+        self._adopts.append(carried)
+        self._adopted_sockets += sockets
+        self._adopts_bytes += size
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Say something else, after what was said before."""
+        self._send_adopts()
+        self._channel.send(message)
+
+    def close(self) -> None:
+        """Close the line."""
+        self._send_adopts()
+        self._channel.close()
+
+    def _send_adopts(self) -> None:
+        if self._adopts:
+            self._channel.send(Adopt(self._adopts), self._adopted_sockets)
+            self._adopts, self._adopted_sockets, self._adopts_bytes = [], [], 0
 
     def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         events = self._pool.events
@@ -115,9 +156,10 @@ class _Link:
                 self.sessions -= 1
                 parts, self._parts = self._parts, []
                 self._pool.rehome(self.pid, _Moving(message, sockets, parts))
-            case Ended():
-                self.sessions -= 1
-                events.session_ended(message, self.pid)
+            case Ends():
+                self.sessions -= len(message.sessions)
+                for ended in message.sessions:
+                    events.session_ended(ended, self.pid)
                 self._pool.changed()
             case Counts():
                 for session_id, bytes_up, bytes_down in message.counts:
@@ -130,9 +172,14 @@ class _Link:
                 self.compatible = message.version == PROTOCOL_VERSION
 
     @property
+    def serves(self) -> bool:
+        """Whether it takes sessions."""
+        return self.compatible and not self.retiring
+
+    @property
     def in_hand(self) -> int:
         """Messages that the kernel has not taken, and parts of a session whose rest has not come."""
-        return self.channel.backlog + len(self._parts)
+        return self._channel.backlog + len(self._adopts) + len(self._parts)
 
     def _introduce(self, live: Live) -> None:
         for state in live.sessions:
@@ -143,7 +190,8 @@ class _Link:
             self._pool.changed()
 
     def _lost(self) -> None:
-        self._pool.lost(self, self.channel.error)
+        self._send_adopts()  # closes their sockets
+        self._pool.lost(self, self._channel.error)
 
 
 class RelayPool:
@@ -164,14 +212,14 @@ class RelayPool:
         self._capacity = capacity
         self._report_interval_s = report_interval_s
         self._links: dict[int, _Link] = {}
-        self._changed = asyncio.Event()
+        self._waiting: set[asyncio.Future[bool]] = set()
         self._homeless: deque[_Moving] = deque()
 
     def add(self, pid: int, sock: socket.socket) -> None:
         """Take a relay into use, and ask it for its sessions."""
         link = _Link(pid, sock, self)
         self._links[pid] = link
-        link.channel.send(Hello(PROTOCOL_VERSION, os.getpid(), self._report_interval_s))
+        link.send(Hello(PROTOCOL_VERSION, os.getpid(), self._report_interval_s))
 
     async def introduced(self) -> None:
         """Wait until every relay has told its sessions, or is given up waiting for."""
@@ -197,38 +245,42 @@ class RelayPool:
         Raises ChannelError: there was no relay for `RELAY_WAIT_S`; the sockets are still the caller's.
         """
         link = await self._choose()
-        link.sessions += 1
         before(link.pid)
-        adopt = Adopt(facts.id, msgspec.msgpack.encode(facts), first[0], first[1], idle_s)
-        link.channel.send(adopt, sockets)
+        link.adopt(Carried(facts.id, _ENCODER.encode(facts), first[0], first[1], idle_s), sockets)
         return link.pid
 
     async def _choose(self) -> _Link:
-        link = self._least_loaded()
-        if link is not None:
-            return link
-        try:
-            async with asyncio.timeout(RELAY_WAIT_S):
-                while (link := self._least_loaded()) is None:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            raise ChannelError(
-                "no-relay", "no relay process is running; the supervisor restarts them"
-            ) from None
+        deadline_at: float | None = None
+        while (link := self._least_loaded()) is None:
+            deadline_at = deadline_at or asyncio.get_running_loop().time() + RELAY_WAIT_S
+            if not await self._change(deadline_at):
+                raise ChannelError("no-relay", "no relay process is running; the supervisor restarts them")
         return link
 
-    def _least_loaded(self) -> _Link | None:
-        roomy = [link for link in self._serving() if link.sessions < self._capacity]
-        return min(roomy, key=lambda link: link.sessions, default=None)
+    async def _change(self, deadline_at: float) -> bool:
+        """Wait until a relay may have become usable; False: it is too late. Needs no task."""
+        loop = asyncio.get_running_loop()
+        changed: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_at(deadline_at, _tell, changed, False)
+        self._waiting.add(changed)
+        try:
+            return await changed
+        finally:
+            timer.cancel()
+            self._waiting.discard(changed)
 
-    def _serving(self) -> list[_Link]:
-        return [link for link in self._links.values() if link.compatible and not link.retiring]
+    def _least_loaded(self) -> _Link | None:
+        least: _Link | None = None
+        fewest = self._capacity
+        for link in self._links.values():
+            if link.sessions < fewest and link.serves:
+                least, fewest = link, link.sessions
+        return least
 
     @property
     def full(self) -> bool:
         """Whether there are relays and none of them has room for a session."""
-        return bool(self._serving()) and self._least_loaded() is None
+        return self._least_loaded() is None and any(link.serves for link in self._links.values())
 
     @property
     def in_hand(self) -> int:
@@ -241,7 +293,7 @@ class RelayPool:
         if link is None:
             return
         for start in range(0, len(session_ids), _KICKS_PER_MESSAGE):
-            link.channel.send(Kick(list(session_ids[start : start + _KICKS_PER_MESSAGE]), reason))
+            link.send(Kick(list(session_ids[start : start + _KICKS_PER_MESSAGE]), reason))
 
     def retire(self, relays: Sequence[int]) -> None:
         """Give these relays no more sessions; they exit when their last one has ended."""
@@ -249,14 +301,14 @@ class RelayPool:
             link = self._links.get(relay)
             if link is not None and not link.retiring:
                 link.retiring = True
-                link.channel.send(Retire())
+                link.send(Retire())
 
     def surrender(self, relay: int) -> None:
         """Have a relay give all its sessions away, to the others, and exit."""
         link = self._links.get(relay)
         if link is not None:
             link.retiring = True
-            link.channel.send(Surrender())
+            link.send(Surrender())
 
     def rehome(self, relay: int, moving: _Moving) -> None:
         """Give a session that a relay has given up to another one, at once: it stands still meanwhile."""
@@ -270,11 +322,10 @@ class RelayPool:
     def _house_homeless(self) -> None:
         while self._homeless and (link := self._least_loaded()) is not None:
             moving = self._homeless.popleft()
-            link.sessions += 1
             self.events.session_rehomed(moving.state, link.pid)
             for part in moving.parts:
-                link.channel.send(part)
-            link.channel.send(Adopt(**msgspec.structs.asdict(moving.session)), moving.sockets)
+                link.send(part)
+            link.adopt(moving.carried, moving.sockets)
 
     def sessions(self) -> dict[int, int]:
         """Return each relay's process id and its number of sessions."""
@@ -282,7 +333,8 @@ class RelayPool:
 
     def changed(self) -> None:
         """A relay may have become usable."""
-        self._changed.set()
+        for changed in self._waiting:
+            _tell(changed, True)
         self._house_homeless()
 
     def retiring(self) -> list[int]:
@@ -299,8 +351,13 @@ class RelayPool:
     def close(self) -> None:
         """Close the lines. The relays go on."""
         for link in self._links.values():
-            link.channel.close()
+            link.close()
         self._links.clear()
+
+
+def _tell(future: asyncio.Future[bool], outcome: bool) -> None:  # noqa: FBT001 (the value itself)
+    if not future.done():
+        future.set_result(outcome)
 
 
 class InlineRelay:
@@ -331,7 +388,7 @@ class InlineRelay:
     ) -> int:
         """Take a session into the pump of this process."""
         before(os.getpid())
-        self._pump.adopt(facts.id, msgspec.msgpack.encode(facts), sockets, first=first, idle_s=idle_s)
+        self._pump.adopt(facts.id, _ENCODER.encode(facts), sockets, first=first, idle_s=idle_s)
         return os.getpid()
 
     def kick(self, relay: int, session_ids: Iterable[str], reason: CloseReason) -> None:
@@ -349,6 +406,7 @@ class InlineRelay:
         self._ticker.cancel()
         for session in self._pump:
             self._pump.kick(session.id, CloseReason.SHUTDOWN)
+        self._pump.close()
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()

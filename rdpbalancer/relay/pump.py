@@ -4,6 +4,8 @@ This is the hot path, written for few operations per byte rather than for looks:
 256 KiB read buffer for the whole process (it is what makes bulk cheap; see docs/decisions), `send` straight
 from it, and at most one pending chunk per direction. While a chunk is pending its source is not read: that is
 all the memory a reader that stops reading can cost.
+
+A session that moves bytes has readers in the event loop; one that does not rests elsewhere (`relay.rest`).
 """
 
 import asyncio
@@ -15,6 +17,7 @@ from typing import Final
 
 from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.relay.messages import Carried
+from rdpbalancer.relay.rest import Rest
 
 READ_BUFFER_BYTES: Final = 256 * 1024
 # After one side has closed, the other may finish what it has to say; silence this long means that it never
@@ -32,8 +35,6 @@ class _Flow:
 
     __slots__ = (
         "_loop",
-        "_recv_into",
-        "_send",
         "count",
         "done",
         "pending",
@@ -55,14 +56,16 @@ class _Flow:
         self.source = source
         self.sink = sink
         self.source_side, self.sink_side = sides
-        self._recv_into = source.recv_into
-        self._send = sink.send
         self._loop = session.pump.loop
         self.pending: memoryview = _NOTHING
         self.count = 0
         self.done = False
 
-    def start(self, first: bytes) -> None:
+    def fileno(self) -> int:
+        """Return the descriptor that is read from."""
+        return self.source.fileno()
+
+    def start(self, first: bytes = b"") -> None:
         """Send `first`, then begin to read."""
         if first:
             self.pending = memoryview(first)
@@ -72,7 +75,7 @@ class _Flow:
 
     def on_readable(self) -> None:
         try:
-            size = self._recv_into(_BUFFER)
+            size = self.source.recv_into(_BUFFER)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -82,7 +85,7 @@ class _Flow:
             self._source_ended()
             return
         try:
-            sent = self._send(_VIEW[:size])
+            sent = self.sink.send(_VIEW[:size])
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
@@ -90,13 +93,14 @@ class _Flow:
             return
         self.count += sent
         if sent != size:
+            self.session.wake()
             self.pending = memoryview(bytes(_VIEW[sent:size]))
             self._loop.remove_reader(self.source)
             self._loop.add_writer(self.sink, self.on_writable)
 
     def on_writable(self) -> None:
         try:
-            sent = self._send(self.pending)
+            sent = self.sink.send(self.pending)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -112,6 +116,7 @@ class _Flow:
 
     def _source_ended(self) -> None:
         """The source will send no more: tell the sink so, and end the session if both have finished."""
+        self.session.wake()
         self._loop.remove_reader(self.source)
         self.done = True
         try:
@@ -135,6 +140,7 @@ class PumpedSession:
         "idle_s",
         "pump",
         "reported",
+        "resting",
         "server",
         "up",
     )
@@ -154,9 +160,48 @@ class PumpedSession:
         self.idle_s = idle_s
         self.active_at = pump.loop.time()
         self.reported = 0
+        self.resting = False
         self.closed_first: CloseSide | None = None
         self.up = _Flow(self, self.client, self.server, (CloseSide.CLIENT, CloseSide.SERVER))
         self.down = _Flow(self, self.server, self.client, (CloseSide.SERVER, CloseSide.CLIENT))
+
+    def rest(self) -> None:
+        """Nothing moves: leave the loop."""
+        for flow in (self.up, self.down):
+            self.pump.loop.remove_reader(flow.source)
+        self.pump.resting.add(self.up, self.down)
+        self.resting = True
+
+    def wake(self) -> None:
+        """Bytes move: have readers in the loop. Does nothing for a session that is awake."""
+        if self.resting:
+            self.resting = False
+            self.pump.resting.remove(self.up, self.down)
+            self.up.start()
+            self.down.start()
+
+    def stir(self, flow: _Flow) -> None:
+        """A flow of this session, which rests, can be read."""
+        before = flow.count
+        flow.on_readable()
+        if flow.count != before:
+            self.wake()
+
+    def unwatch(self) -> None:
+        """Have nobody look at its sockets any more."""
+        if self.resting:
+            self.resting = False
+            self.pump.resting.remove(self.up, self.down)
+            return
+        for sock in (self.client, self.server):
+            self.pump.loop.remove_reader(sock)
+            self.pump.loop.remove_writer(sock)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it is awake and only waits to be read."""
+        up, down = self.up, self.down
+        return not (self.resting or up.done or down.done or up.pending or down.pending)
 
     def half_closed(self, side: CloseSide) -> None:
         """One side has finished. Called by its flow."""
@@ -186,6 +231,7 @@ class Pump:
         on_end: Callable[[PumpedSession, CloseReason, CloseSide], None],
     ) -> None:
         self.loop = loop
+        self.resting = Rest[_Flow](loop, lambda flow: flow.session.stir(flow))
         self._on_end = on_end
         self._sessions: dict[str, PumpedSession] = {}
 
@@ -218,8 +264,13 @@ class Pump:
             (session.up, carried.bytes_up, carried.up_done, carried.to_server),
             (session.down, carried.bytes_down, carried.down_done, carried.to_client),
         )
-        for flow, count, done, first in flows:
+        for flow, count, done, _ in flows:
             flow.count, flow.done = count, done
+        if session.quiet and not (carried.to_server or carried.to_client):
+            self.resting.add(session.up, session.down)
+            session.resting = True
+            return session
+        for flow, _, done, first in flows:
             if not done:
                 flow.start(first)
         return session
@@ -230,9 +281,7 @@ class Pump:
         Its sockets stay open and are the caller's; its end is not reported.
         """
         del self._sessions[session.id]
-        for sock in (session.client, session.server):
-            self.loop.remove_reader(sock)
-            self.loop.remove_writer(sock)
+        session.unwatch()
         return Carried(
             session.id,
             session.facts,
@@ -247,6 +296,10 @@ class Pump:
             session.down.done,
         )
 
+    def close(self) -> None:
+        """Watch nothing any more; all sessions have ended, or been given away."""
+        self.resting.close()
+
     def kick(self, session_id: str, reason: CloseReason) -> None:
         """End a session on the balancer's own account. Unknown ids are sessions that ended meanwhile."""
         session = self._sessions.get(session_id)
@@ -259,9 +312,8 @@ class Pump:
         """Close both sockets and report the end. Twice does nothing. `reset`: close with RST."""
         if self._sessions.pop(session.id, None) is None:
             return
+        session.unwatch()
         for sock in (session.client, session.server):
-            self.loop.remove_reader(sock)
-            self.loop.remove_writer(sock)
             if reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             sock.close()
@@ -281,6 +333,8 @@ class Pump:
                 session.active_at = now
                 moved.append((session.id, up, down))
             else:
+                if session.quiet:
+                    session.rest()
                 self._end_if_idle(session, now - session.active_at)
         return moved
 

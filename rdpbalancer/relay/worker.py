@@ -19,6 +19,7 @@ from rdpbalancer.relay.messages import (
     Adopt,
     Counts,
     Ended,
+    Ends,
     Hello,
     Kick,
     Live,
@@ -37,6 +38,8 @@ from rdpbalancer.relay.pump import Pump, PumpedSession
 # A session's state is its facts (at most about 2 KiB) and a few numbers: 32 fit a message with room to spare.
 _STATES_PER_MESSAGE = 32
 _COUNTS_PER_MESSAGE = 1000
+# Ends of one turn of the loop go together.
+_ENDS_PER_MESSAGE = 32
 TICK_S = 1.0
 # Sessions that are on their way at once, when this relay gives its sessions away; and when to look again.
 _SURRENDERS_AT_ONCE = 16
@@ -55,6 +58,7 @@ class Relay:
         self._retiring = False
         self._parts = Parts()
         self._moved: dict[str, tuple[str, int, int]] = {}
+        self._ends: list[Ended] = []
         self._router = Channel(router, TO_RELAY, on_message=self._from_router, on_close=self._stopped.set)
         self._supervisor = Channel(
             supervisor, TO_RELAY, on_message=self._from_supervisor, on_close=self._stopped.set
@@ -72,6 +76,8 @@ class Relay:
                 continue
         for session in self._pump:
             self._pump.kick(session.id, CloseReason.SHUTDOWN)
+        self._pump.close()
+        self._report_ends()
         self._router.close()
         self._supervisor.close()
 
@@ -89,8 +95,9 @@ class Relay:
     def _from_router(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         match message:
             case Adopt():
-                client, server = sockets
-                self._pump.resume(self._parts.complete(message), (client, server))
+                pairs = zip(sockets[::2], sockets[1::2], strict=True)
+                for carried, pair in zip(message.sessions, pairs, strict=True):
+                    self._pump.resume(self._parts.complete(carried), pair)
             case Part():
                 self._parts.add(message)
             case Kick():
@@ -108,6 +115,7 @@ class Relay:
     def _greet(self, hello: Hello) -> None:
         """A (new) router: tell it every session, whether it speaks our version or not; it decides."""
         self._parts.clear()
+        self._report_ends()
         self._report_interval_s = hello.report_interval_s
         self._router.send(Hello(PROTOCOL_VERSION, os.getpid()))
         states = [
@@ -126,13 +134,13 @@ class Relay:
                 return
             self._moved.pop(session.id, None)
             carried = self._pump.surrender(session)
-            for message in packed(carried, Surrendered):
+            for message in packed(carried):
                 sockets = (session.client, session.server) if isinstance(message, Surrendered) else ()
                 self._router.send(message, sockets)
         self._stop_if_retired()
 
     def _stop_if_retired(self) -> None:
-        if self._retiring and not len(self._pump) and not self._router.backlog:
+        if self._retiring and not (len(self._pump) or self._ends or self._router.backlog):
             self._stopped.set()
 
     def _from_supervisor(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
@@ -145,15 +153,15 @@ class Relay:
 
     def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
         self._moved.pop(session.id, None)
-        self._router.send(
-            Ended(
-                session.id,
-                session.facts,
-                reason,
-                side,
-                session.up.count,
-                session.down.count,
-                time.time(),
-            )
-        )
+        counts = (session.up.count, session.down.count)
+        self._ends.append(Ended(session.id, session.facts, reason, side, *counts, time.time()))
+        if len(self._ends) == 1:
+            asyncio.get_running_loop().call_soon(self._report_ends)
+        elif len(self._ends) == _ENDS_PER_MESSAGE:
+            self._report_ends()
+
+    def _report_ends(self) -> None:
+        if self._ends:
+            ends, self._ends = self._ends, []
+            self._router.send(Ends(ends))
         self._stop_if_retired()

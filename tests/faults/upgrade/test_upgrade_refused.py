@@ -22,7 +22,7 @@ _BROKEN = {
     "syntax": ("core/route", "class Nobody", "class class Nobody", "does not start: SyntaxError"),
     "import": ("relay/worker", "import asyncio", "import asyncio\nimport no_such_module", "no_such_module"),
     "state": ("runtime/upgrade", f"STATE_VERSION = {STATE_VERSION}", _NEXT_STATE, "cannot take over state"),
-    "relays": ("relay/messages", "PROTOCOL_VERSION = 1", "PROTOCOL_VERSION = 2", "does not speak to relays"),
+    "relays": ("relay/messages", "PROTOCOL_VERSION = 2", "PROTOCOL_VERSION = 3", "does not speak to relays"),
     "silence": ("runtime/child", "print(msgspec", "str(msgspec", "does not say what it can take over"),
 }
 

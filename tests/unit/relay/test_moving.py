@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from rdpbalancer.errors import ChannelError
-from rdpbalancer.model import CloseReason, CloseSide
+from rdpbalancer.model import CloseReason, CloseSide, SessionFacts
 from rdpbalancer.relay import messages
 from rdpbalancer.relay.channel import MAX_MESSAGE_BYTES, Channel, pair
-from rdpbalancer.relay.messages import Adopt, Carried, Ended, Part, SessionState, Surrendered
+from rdpbalancer.relay.messages import Adopt, Carried, Ended, Ends, Part, SessionState, Surrendered
 from rdpbalancer.relay.parts import PART_BYTES, Parts, packed
 from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.relay.pump import READ_BUFFER_BYTES
@@ -38,13 +38,13 @@ def _carried(up: int, down: int) -> Carried:
 def test_whatever_is_pending_fits_and_comes_back(sizes: tuple[int, int]) -> None:
     """No message is larger than the line takes, and put together it is what it was."""
     carried, parts = _carried(*sizes), Parts()
-    *before, last = list(packed(carried, Adopt))
+    *before, last = list(packed(carried))
     for part in before:
         assert isinstance(part, Part)
         assert len(msgspec.msgpack.encode(part)) <= MAX_MESSAGE_BYTES
         parts.add(part)
-    assert isinstance(last, Adopt)
-    assert len(msgspec.msgpack.encode(last)) <= MAX_MESSAGE_BYTES
+    assert isinstance(last, Surrendered)
+    assert len(msgspec.msgpack.encode(Adopt([last]))) <= MAX_MESSAGE_BYTES
     assert len(before) == last.parts
     whole = parts.complete(last)
     assert (carried.to_server, carried.to_client) == (whole.to_server, whole.to_client)
@@ -126,11 +126,11 @@ async def test_a_full_relay_gets_no_more(ends: list[socket.socket]) -> None:
     books = _Books()
     pool = RelayPool(books, capacity=1)
     lines = {1: pair(), 2: pair()}
-    got: list[Adopt] = []
+    got: list[Carried] = []
 
     def heard(message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         if isinstance(message, Adopt):
-            got.append(message)
+            got.extend(message.sessions)
         for sock in sockets:
             sock.close()
 
@@ -146,13 +146,54 @@ async def test_a_full_relay_gets_no_more(ends: list[socket.socket]) -> None:
     relays[1].send(Surrendered("old1", _FACTS, b"x", b"", 0.0), [ends[0], ends[2]])
     await wait_until_async(lambda: pool.in_hand == 1, 5, "a session in hand")
     assert [] == got
-    relays[2].send(
-        Ended("old2", b"", CloseReason.EOF, CloseSide.CLIENT, bytes_up=0, bytes_down=0, ended_at=0.0)
-    )
+    ended = Ended("old2", b"", CloseReason.EOF, CloseSide.CLIENT, bytes_up=0, bytes_down=0, ended_at=0.0)
+    relays[2].send(Ends([ended]))
     await wait_until_async(lambda: got, 5, "the session's new place")
-    assert ["old1"] == [adopt.id for adopt in got]
+    assert ["old1"] == [carried.id for carried in got]
     assert ("old1", 2) == books.rehomed[-1]
     assert 0 == pool.in_hand
     for relay in relays.values():
         relay.close()
+    pool.close()
+
+
+async def test_sessions_of_one_turn_share_messages_that_fit() -> None:
+    """Small ones go together, large ones by themselves, all in order and each with its own sockets."""
+    pool = RelayPool(_Books())
+    ours, theirs = pair()
+    pool.add(1, ours)
+    messages_got: list[Adopt] = []
+    sockets_got: list[socket.socket] = []
+
+    def heard(message: msgspec.Struct, sockets: list[socket.socket]) -> None:
+        if isinstance(message, Adopt):
+            messages_got.append(message)
+            sockets_got.extend(sockets)
+
+    relay = Channel(theirs, messages.TO_RELAY, on_message=heard, on_close=lambda: None)
+    relay.send(messages.Hello(messages.PROTOCOL_VERSION, 1))
+    relay.send(messages.Live([], last=True))
+    await pool.introduced()
+    sizes = [10] * 100 + [2 * PART_BYTES - 1, 10, PART_BYTES, PART_BYTES, 2 * PART_BYTES - 1]
+    far = []
+    for number, size in enumerate(sizes):
+        facts = SessionFacts(f"s{number}", "vip", "ts1", "192.0.2.1:5", "192.0.2.1")
+        (client, near_client), (server, near_server) = socket.socketpair(), socket.socketpair()
+        far += [client, server]
+        first = (b"", bytes(size))
+        await pool.adopt(facts, (near_client, near_server), first=first, idle_s=0, before=lambda _pid: None)
+    assert pool.in_hand
+    await wait_until_async(lambda: len(sockets_got) == 2 * len(sizes), 5, "all sessions")
+    sessions = [carried for message in messages_got for carried in message.sessions]
+    assert [(f"s{number}", size) for number, size in enumerate(sizes)] == [
+        (carried.id, len(carried.to_client)) for carried in sessions
+    ]
+    assert len(messages_got) <= 100 // 32 + 1 + 5
+    assert 0 == pool.in_hand
+    for number, (end, got) in enumerate(zip(far, sockets_got, strict=True)):
+        end.send(b"%d" % number)
+        assert b"%d" % number == got.recv(10)
+    for sock in (*far, *sockets_got):
+        sock.close()
+    relay.close()
     pool.close()
