@@ -31,6 +31,7 @@ class Acceptor:
         crowded: Callable[[int], str] = lambda _newest: "",
     ) -> None:
         self.listener = listener
+        self._family = int(listener.family)
         self._on_connection = on_connection
         self._on_shortage = on_shortage
         self._crowded = crowded
@@ -61,7 +62,9 @@ class Acceptor:
     def _ready(self) -> None:
         for _ in range(_BATCH):
             try:
-                sock, address = self.listener.accept()
+                # `accept` but for its two conversions to enums, which take longer than the call itself.
+                fd, address = self.listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+                sock = socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

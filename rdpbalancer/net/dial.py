@@ -78,10 +78,13 @@ class Upstream:
         data = b""
         try:
             while True:
+                if not self._watch.readable:  # the answer takes a while: a first try would be in vain
+                    await self._watch.ready(deadline_at)
+                    continue
                 try:
                     chunk = self._sock.recv(_REPLY_BYTES)
                 except BlockingIOError:
-                    await self._watch.ready(deadline_at)
+                    self._watch.readable = False
                     continue
                 if not chunk:
                     raise ServerError("closed", "the server closed before its Connection Confirm")

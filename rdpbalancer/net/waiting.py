@@ -18,6 +18,7 @@ from typing import Any
 # Edge-triggered: registered once for its whole way, a socket reports each change. Whoever waits has therefore
 # tried before, and tries again afterwards.
 _CHANGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+_ROOM = select.EPOLLOUT
 # Silent strangers' deadlines run out one by one; they are looked for together, and noticed this much late.
 _LATE_S = 0.02
 # The loop's timers count whole milliseconds and may be early by one.
@@ -28,7 +29,7 @@ _NEVER = float("inf")
 class Watch:
     """One socket that is watched, until `end`. At most one coroutine waits for it at a time."""
 
-    __slots__ = ("_fd", "_late", "_resume", "_waits", "deadline_at")
+    __slots__ = ("_fd", "_late", "_resume", "_waits", "deadline_at", "readable")
 
     def __init__(self, waits: "Waits", fd: int) -> None:
         self._waits = waits
@@ -36,6 +37,8 @@ class Watch:
         self._late = False
         self._resume: Callable[[Any], None] | None = None
         self.deadline_at = _NEVER
+        # Whether there has been anything but room to write since somebody last set this to False.
+        self.readable = False
 
     def ready(self, deadline_at: float) -> "Watch":
         """Await this to wait until the socket has something to say: data, room, its end, an error.
@@ -113,10 +116,12 @@ class Waits:
             self._look(deadline_at)
 
     def _changed(self) -> None:
-        for fd, _events in self._epoll.poll(0):
+        for fd, events in self._epoll.poll(0):
             # Whoever went on before in this turn may have ended this one's watch.
             watch = self._watches.get(fd)
             if watch is not None:
+                if events != _ROOM:
+                    watch.readable = True
                 self._end(watch, late=False)
 
     def _end(self, watch: Watch, *, late: bool) -> None:

@@ -107,7 +107,7 @@ class Sessions:
 
     def connected(self, service: VirtualService, client: socket.socket, address: Any) -> None:
         """Take a place for a new connection, before a byte is read, or close it."""
-        self._metrics.connections.labels(service.name).inc()
+        self._account.connected(service.name)
         place = self._admission.enter(service)
         if isinstance(place, Refusal):
             self._reject(service, client, place)

@@ -78,6 +78,7 @@ class Account:
         self._metrics = metrics
         self.users = users
         self._log = logs.get()
+        self._connections: dict[str, Counter] = {}
         self._servers: dict[tuple[str, str], _ServerMetrics] = {}
 
     def _of(self, facts: SessionFacts) -> _ServerMetrics:
@@ -85,6 +86,13 @@ class Account:
         if found is None:
             found = self._servers[facts.server_id] = _ServerMetrics(self._metrics, facts.server_id)
         return found
+
+    def connected(self, service: str) -> None:
+        """A client has connected, and may yet be turned away."""
+        connections = self._connections.get(service)
+        if connections is None:
+            connections = self._connections[service] = self._metrics.connections.labels(service)
+        connections.inc()
 
     def opened(self, facts: SessionFacts) -> None:
         """A session has been handed to its relay."""
