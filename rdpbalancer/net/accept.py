@@ -14,6 +14,23 @@ _STAND_BACK_S = 0.25
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
+class Listener(socket.socket):
+    """A listening TCP socket, in the place of the one given.
+
+    Its `accept` spares two conversions of numbers to enums, which take longer than the call itself.
+    """
+
+    def __init__(self, given: socket.socket) -> None:
+        self._numbers = int(given.family), int(given.type)
+        super().__init__(*self._numbers, 0, given.detach())
+        self.setblocking(False)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Take a connection. Raises OSError, BlockingIOError if there is none."""
+        fd, address = self._accept()  # type: ignore[attr-defined]
+        return socket.socket(*self._numbers, 0, fd), address
+
+
 class Acceptor:
     """Takes connections off one listening socket.
 
@@ -31,7 +48,6 @@ class Acceptor:
         crowded: Callable[[int], str] = lambda _newest: "",
     ) -> None:
         self.listener = listener
-        self._family = int(listener.family)
         self._on_connection = on_connection
         self._on_shortage = on_shortage
         self._crowded = crowded
@@ -62,9 +78,7 @@ class Acceptor:
     def _ready(self) -> None:
         for _ in range(_BATCH):
             try:
-                # `accept` but for its two conversions to enums, which take longer than the call itself.
-                fd, address = self.listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
-                sock = socket.socket(self._family, socket.SOCK_STREAM, 0, fd)
+                sock, address = self.listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:

@@ -8,7 +8,7 @@ from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import descriptors
-from rdpbalancer.net.accept import Acceptor
+from rdpbalancer.net.accept import Acceptor, Listener
 from rdpbalancer.runtime.listeners import CONTROL, wanted_listeners
 from rdpbalancer.session import Sessions
 from rdpbalancer.settings.schema import Settings
@@ -107,7 +107,7 @@ class Doors:
             host, port = listener.getsockname()[:2]
             self.bound_names[name] = str(Endpoint(host, port))
             self._acceptors[name] = Acceptor(
-                listener, on_connection=connected, on_shortage=short, crowded=self._crowded
+                Listener(listener), on_connection=connected, on_shortage=short, crowded=self._crowded
             )
         if self.open and name in self._acceptors:
             self._acceptors[name].start()
