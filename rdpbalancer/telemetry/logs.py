@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -120,10 +121,14 @@ def configure(
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", output)),
         cache_logger_on_first_use=False,
     )
-    _write_lines()
-    _outputs[:] = [output]
+    earlier, _outputs[:] = _outputs[:], [output]
+    # Where the log was written before may be a full disk: what leads away from it must not fail for that.
+    for one in earlier:
+        with suppress(OSError):
+            one.write_lines()
     while len(_opened) > (out in _opened):
-        _opened.pop(0).close()
+        with suppress(OSError):
+            _opened.pop(0).close()
 
 
 def wanted(level: str) -> bool:

@@ -1,7 +1,8 @@
 """A flood from a process of its own: ``python -m tests.faults.overload.flood KIND HOST PORT SECONDS SOURCE``.
 
 `silent` opens connections and says nothing (20,000 in all, as many at once as the other side lets live);
-`garbage` sends something that is no request and leaves (at most 2,000 a second). Prints what it did, as JSON.
+`garbage` sends something that is no request and leaves (2,000 a second). Neither waits for an answer. Prints
+what it did, as JSON.
 """
 
 import contextlib
@@ -18,10 +19,9 @@ from typing import Final
 SILENT_IN_ALL: Final = 20_000
 SILENT_PER_S: Final = 4_000
 GARBAGE_PER_S: Final = 2_000
-# What the balancer keeps of one source (half of `max_half_open`), and 256 that it has not looked at yet. More
-# would stand before every user in the kernel's queue, and measure how busy the machine is with other tests.
-SILENT_AT_ONCE: Final = 2048 + 256
-GARBAGE_AT_ONCE: Final = 256
+# Whether or not the other side has looked at those that came before.
+SILENT_AT_ONCE: Final = SILENT_IN_ALL
+GARBAGE_AT_ONCE: Final = 2 * GARBAGE_PER_S
 _TURN_S: Final = 0.01
 
 
