@@ -101,6 +101,7 @@ async def _round_trips(loops: int) -> float:
             await loop.sock_recv(other, MESSAGE_BYTES)
     took = perf_counter() - began
     pump.kick("1", CloseReason.KICKED)
+    pump.close()
     client.close()
     server.close()
     return took

@@ -7,7 +7,7 @@ import msgspec
 
 from rdpbalancer.relay.messages import Carried, Part, Surrendered
 
-# A pending chunk may be as large as the read buffer (256 KiB). What is left of both directions goes into the
+# A pending chunk may be as large as the read buffer (512 KiB). What is left of both directions goes into the
 # session's own message, and with the facts it must stay below the 128 KiB that a message may have.
 PART_BYTES = 48 * 1024
 

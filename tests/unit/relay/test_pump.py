@@ -47,6 +47,7 @@ async def rig(first: tuple[bytes, bytes] = (b"", b""), idle_s: float = 0.0) -> A
         yield made
     finally:
         made.pump.kick("s1", CloseReason.SHUTDOWN)
+        made.pump.close()
         made.client.close()
         made.server.close()
 
@@ -320,6 +321,7 @@ def test_many_sessions_do_not_mix(run: Run) -> None:
         assert [data for _, _, data in sessions] == results
         for session in pump:
             pump.kick(session.id, CloseReason.SHUTDOWN)
+        pump.close()
         for client, server, _ in sessions:
             client.close()
             server.close()
@@ -355,5 +357,6 @@ def test_a_session_moves(run: Run, *, half_closed: bool) -> None:
             r.server.close()
             assert (CloseReason.EOF, CloseSide.CLIENT) == await r.end()
             assert 0 == len(heir)
+            heir.close()
 
     run(scene())
