@@ -1,8 +1,11 @@
 """What a proxy costs, read from /proc: its processes, their time on the CPU, their memory."""
 
+import contextlib
 import os
 import platform
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,6 +24,33 @@ def choose_cores() -> Cores:
     """Take the first two cores this process may use; one core has to do for both if there is no other."""
     allowed = sorted(os.sched_getaffinity(0))
     return Cores(allowed[0], allowed[1] if len(allowed) > 1 else allowed[0])
+
+
+_SPIN: Final = """
+import os, sys
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+os.sched_setaffinity(0, {int(sys.argv[1])})
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def awake(cores: Cores) -> Iterator[list[int]]:
+    """Keep the cores from falling asleep, with a process on each that runs when nothing else wants to.
+
+    A virtual machine's core that has nothing to do is given back to the host, and comes back late: what is
+    then measured of a single session is the host. Gives the process ids; they end with us in any case.
+    """
+    spinning = [subprocess.Popen([sys.executable, "-c", _SPIN, str(core)]) for core in sorted(set(cores))]
+    try:
+        yield [one.pid for one in spinning]
+    finally:
+        for one in spinning:
+            one.kill()
+            one.wait()
 
 
 def family(root: int) -> list[int]:

@@ -67,7 +67,8 @@ def run(plan: Plan) -> Outcome:
     gc.disable()  # a collection in the middle of a window would be charged to whoever is measured
     try:
         with contextlib.ExitStack() as stack:
-            return _Runner(plan, Site(loop, servers), cores, stack).run()
+            idlers = stack.enter_context(machine.awake(cores))
+            return _Runner(plan, Site(loop, servers), cores, stack, idlers).run()
     finally:
         gc.enable()
         servers.close()
@@ -76,8 +77,16 @@ def run(plan: Plan) -> Outcome:
 
 
 class _Runner:
-    def __init__(self, plan: Plan, site: Site, cores: machine.Cores, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        site: Site,
+        cores: machine.Cores,
+        stack: contextlib.ExitStack,
+        idlers: Sequence[int],
+    ) -> None:
         self._plan = plan
+        self._idlers = idlers
         self._site = site
         self._cores = cores
         self._stack = stack
@@ -113,8 +122,12 @@ class _Runner:
             self._outcome.failures["start", name] = str(error)
 
     def _own_s(self) -> float:
-        """Return the CPU seconds of ourselves, of the proxies that run, and of those that have ended."""
+        """Return the CPU seconds of ourselves, of the proxies that run, and of those that have ended.
+
+        And of those who keep the cores awake: they take what nobody wants.
+        """
         running = sum(one.running.cpu_ns() for one in self._running.values()) / 1e9
+        running += machine.cpu_ns(self._idlers) / 1e9
         ended = os.times()
         return time.process_time() + running + ended.children_user + ended.children_system
 
