@@ -1,8 +1,9 @@
 """A flood from a process of its own: ``python -m tests.faults.overload.flood KIND HOST PORT SECONDS SOURCE``.
 
 `silent` opens connections and says nothing (20,000 in all, as many at once as the other side lets live);
-`garbage` sends something that is no request and leaves (2,000 a second). Neither waits for an answer. Prints
-what it did, as JSON.
+`garbage` sends something that is no request and leaves (2,000 a second). Neither waits for an answer; with
+`polite-` before it, no more than 256 are under way that the other side has not looked at. Prints what it did,
+as JSON.
 """
 
 import contextlib
@@ -19,9 +20,11 @@ from typing import Final
 SILENT_IN_ALL: Final = 20_000
 SILENT_PER_S: Final = 4_000
 GARBAGE_PER_S: Final = 2_000
-# Whether or not the other side has looked at those that came before.
-SILENT_AT_ONCE: Final = SILENT_IN_ALL
-GARBAGE_AT_ONCE: Final = 2 * GARBAGE_PER_S
+# What the balancer keeps of one source (half of `max_half_open`).
+SILENT_KEPT: Final = 2048
+# More than these would stand before every user in the kernel's queue, and measure how busy the machine is with
+# other things.
+POLITE_AT_ONCE: Final = 256
 _TURN_S: Final = 0.01
 
 
@@ -29,8 +32,10 @@ def main(arguments: Sequence[str]) -> None:
     """Flood for the time given, then let go."""
     kind, host, port, seconds, *sources = arguments
     flood = _Flood((host, int(port)), sources)
-    if kind == "silent":
-        flood.at_once, flood.in_all = SILENT_AT_ONCE, SILENT_IN_ALL
+    if kind.startswith("polite-"):
+        flood.at_once = POLITE_AT_ONCE + (SILENT_KEPT if kind.endswith("silent") else 0)
+    if kind.endswith("silent"):
+        flood.in_all = SILENT_IN_ALL
         flood.run(float(seconds), per_s=SILENT_PER_S, words=itertools.repeat(b""))
     else:
         flood.run(float(seconds), per_s=GARBAGE_PER_S, words=_garbage())
@@ -58,7 +63,7 @@ class _Flood:
         self._open: dict[int, tuple[socket.socket, bytes]] = {}
         self.opened = 0
         self.most_open = 0
-        self.at_once, self.in_all = GARBAGE_AT_ONCE, 10**9
+        self.at_once, self.in_all = 10**9, 10**9
 
     def run(self, seconds: float, *, per_s: int, words: Iterator[bytes]) -> None:
         began_at = time.monotonic()
