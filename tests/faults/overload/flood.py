@@ -22,8 +22,7 @@ SILENT_PER_S: Final = 4_000
 GARBAGE_PER_S: Final = 2_000
 # What the balancer keeps of one source (half of `max_half_open`).
 SILENT_KEPT: Final = 2048
-# More than these would stand before every user in the kernel's queue, and measure how busy the machine is with
-# other things.
+# More than these would stand before every user in the kernel's queue, and measure how busy the machine is.
 POLITE_AT_ONCE: Final = 256
 _TURN_S: Final = 0.01
 
