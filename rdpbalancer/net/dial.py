@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from rdpbalancer.errors import ProtocolError, ServerError
+from rdpbalancer.errors import ProtocolError, RdpBalancerError, ServerError
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import options
 from rdpbalancer.net.waiting import Waits, Watch
@@ -140,7 +140,7 @@ async def _connect_one(
         if local is not None:
             sock.bind(local)
         status = sock.connect_ex((address, port))
-        watch = waits.watch(sock)
+        watch = _watch(waits, sock)
         while status in _UNDER_WAY:
             await watch.ready(deadline_at)
             status = sock.connect_ex((address, port))  # tells how the first one ended
@@ -158,3 +158,10 @@ async def _connect_one(
             raise ServerError("timeout", f"no answer from {where}") from error
         raise server_error(error, f"cannot connect to {where}") from error
     return Upstream(sock, watch)
+
+
+def _watch(waits: Waits, sock: socket.socket) -> Watch:
+    try:
+        return waits.watch(sock)
+    except OSError as error:  # ours, and no word about the server
+        raise RdpBalancerError("internal", f"a server cannot be waited for: {error}") from error

@@ -23,8 +23,9 @@ MAX_DESCRIPTORS = 64
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 # As a plain number: enum's own arithmetic takes longer than the rest of reading a message.
 _CUT_SHORT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
-# Messages taken in one turn of the loop, so that a flood from one process does not starve the sockets.
-_MESSAGES_PER_TURN = 64
+# Messages taken in one turn of the loop, so that a flood from one process does not starve the rest. One may
+# speak of 32 sessions, which takes some 2 ms.
+_MESSAGES_PER_TURN = 8
 # Kernel-side refusals that pass by themselves: buffer full, or too many descriptors in flight.
 _TRY_LATER = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 _RETRY_S = 0.01

@@ -171,12 +171,20 @@ class PumpedSession:
         self.up = _Flow(self, self.client, self.server, (CloseSide.CLIENT, CloseSide.SERVER))
         self.down = _Flow(self, self.server, self.client, (CloseSide.SERVER, CloseSide.CLIENT))
 
+    def begin_rest(self) -> bool:
+        """Rest, without being in the loop; False: the kernel watches no more sockets for us there."""
+        try:
+            self.pump.resting.add(self.up, self.down)
+        except OSError:
+            return False
+        self.resting = True
+        return True
+
     def rest(self) -> None:
         """Nothing moves: leave the loop."""
-        for flow in (self.up, self.down):
-            self.pump.loop.remove_reader(flow.source)
-        self.pump.resting.add(self.up, self.down)
-        self.resting = True
+        if self.begin_rest():
+            for flow in (self.up, self.down):
+                self.pump.loop.remove_reader(flow.source)
 
     def wake(self) -> None:
         """Bytes move: have readers in the loop. Does nothing for a session that is awake."""
@@ -272,9 +280,7 @@ class Pump:
         )
         for flow, count, done, _ in flows:
             flow.count, flow.done = count, done
-        if session.quiet and not (carried.to_server or carried.to_client):
-            self.resting.add(session.up, session.down)
-            session.resting = True
+        if session.quiet and not (carried.to_server or carried.to_client) and session.begin_rest():
             return session
         for flow, _, done, first in flows:
             if not done:

@@ -40,10 +40,16 @@ class Rest(Generic[Flow]):
         return len(self._flows)
 
     def add(self, *flows: Flow) -> None:
-        """Let flows rest, which the loop does not watch."""
-        for flow in flows:
-            self._epoll.register(flow.fileno(), select.EPOLLIN)
-            self._flows[flow.fileno()] = flow
+        """Let flows rest, which the loop does not watch. Raises OSError: the kernel refuses; none rests."""
+        added: list[Flow] = []
+        try:
+            for flow in flows:
+                self._epoll.register(flow.fileno(), select.EPOLLIN)
+                self._flows[flow.fileno()] = flow
+                added.append(flow)
+        except OSError:
+            self.remove(*added)
+            raise
 
     def remove(self, *flows: Flow) -> None:
         """Let flows go. To be called before their sockets are closed or given away."""

@@ -23,7 +23,7 @@ _FACTS = msgspec.msgpack.Decoder(SessionFacts)
 
 
 class Keeper:
-    """Implements `relay.pool.RelayEvents`: exactly one record for each session, whatever happens to it."""
+    """Implements `relay.link.RelayEvents`: exactly one record for each session, whatever happens to it."""
 
     def __init__(
         self,

@@ -22,7 +22,8 @@ from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, ServerId
 from rdpbalancer.net import descriptors
 from rdpbalancer.relay.channel import Channel
-from rdpbalancer.relay.pool import InlineRelay, RelayPool
+from rdpbalancer.relay.inline import InlineRelay
+from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.runtime import messages
 from rdpbalancer.runtime.active import Active, relay_count
 from rdpbalancer.runtime.doors import Doors
@@ -160,8 +161,8 @@ class Router:
             await self.watch.stop()
             await cancel_and_wait(*background)
             await self._empty_hands()
-            await self.durable.close()
             self.sessions.close()
+            await self.durable.close()
             self.relays.close()
             self.supervisor.close()
 
@@ -212,6 +213,8 @@ class Router:
         drain_s = self._stop_s or 0.0
         self.events.info("router_stopping", sessions=len(self.dispatcher.ledger), drain_s=drain_s)
         await self._until_empty(drain_s, give_up=self._stop_now)
+        # First those who wait: the places that become free in a moment are nobody's any more.
+        self.sessions.give_up()
         for server in self.dispatcher.ledger.servers():
             self.operator.kick_server(server, CloseReason.SHUTDOWN)
         await self._until_empty(_LAST_RECORDS_S, give_up=asyncio.Event())

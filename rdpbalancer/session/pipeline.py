@@ -136,11 +136,16 @@ class Sessions:
                     self._settled.clear()
                     await self._settled.wait()
         except TimeoutError:
-            for leading in list(self._leading):
-                leading.cancel()
+            self.give_up()
+
+    def give_up(self) -> None:
+        """End all that are still on their way, each with a goodbye."""
+        for leading in list(self._leading):
+            leading.cancel()
 
     def close(self) -> None:
-        """Wait for nothing any more; nobody is on the way by then."""
+        """Wait for nothing any more."""
+        self.give_up()
         self._waits.close()
 
     def _identify(self, conn: Connection) -> Refusal | None:

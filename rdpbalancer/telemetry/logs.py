@@ -11,6 +11,8 @@ import logging
 import os
 import re
 import secrets
+import select
+import stat
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -31,6 +33,8 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 _HASH_CHARS = 16
+_FILE_BYTES = 1024 * 1024
+_BYTES_PER_CHAR = 2  # lines are counted in characters, which are nearly all ASCII
 # The same users come again and again; a hash takes longer than all of their record.
 _HASHES_KEPT = 4096
 # The log file that `configure` has opened, if it was given one.
@@ -59,6 +63,7 @@ class _Output:
         self._process = process
         self.level = LEVELS[level]
         self._lines: list[str] = []
+        self._at_once = _bytes_at_once(out)
 
     def write(self, text: str) -> int:
         """Write what was logged before, and `text`."""
@@ -86,11 +91,25 @@ class _Output:
                 self.write_lines()
 
     def write_lines(self) -> None:
-        """Write the lines that wait, in one write: other processes write to the same file."""
-        if self._lines:
-            lines, self._lines = self._lines, []
-            self._out.write("\n".join((*lines, "")))
+        """Write the lines that wait, as many at once as stay together: others write to the same place."""
+        lines, self._lines = self._lines, []
+        while lines:
+            count, size = 1, len(lines[0])
+            while count < len(lines) and size + len(lines[count]) < self._at_once:
+                size += len(lines[count]) + 1
+                count += 1
+            self._out.write("\n".join((*lines[:count], "")))
             self._out.flush()
+            del lines[:count]
+
+
+def _bytes_at_once(out: TextIO) -> int:
+    """Return how much arrives in one piece: in a file anything, in a pipe PIPE_BUF (pipe(7))."""
+    try:
+        regular = stat.S_ISREG(os.fstat(out.fileno()).st_mode)
+    except OSError:  # no file at all
+        regular = True
+    return _FILE_BYTES if regular else select.PIPE_BUF // _BYTES_PER_CHAR
 
 
 _outputs: Final[list[_Output]] = []

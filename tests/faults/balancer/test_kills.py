@@ -12,6 +12,7 @@ import pytest
 
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.tasks import spawn
+from rdpbalancer.wire.confirm import DISCONNECT
 from tests.faults.balancer.traffic import Workers
 from tests.support.house import House, Vip, labs
 from tests.support.processes import is_alive
@@ -333,3 +334,34 @@ async def test_a_second_sigterm_ends_at_once(new_house: NewHouse, relays: int) -
         one_record_each(vip, 30)
         assert {"shutdown"} == {record["close_reason"] for record in vip.records()}
         wait_until(lambda: not house.process or not house.process.children(), 5, "no child left")
+
+
+@pytest.mark.parametrize("relays", [0, 1])
+async def test_a_stop_says_goodbye_to_who_is_on_the_way(new_house: NewHouse, relays: int) -> None:
+    """Silent, in the queue, before their Confirm: each gets a Disconnect Request, and none is our error."""
+    house = await started(new_house, relays=relays, shutdown_timeout="0s")
+    async with labs(1) as servers, labs(1) as silent:
+        full = [{"name": "ts1", "address": str(servers[0].endpoint), "max_connections": 1}]
+        vip = await house.serve(full)
+        mute = await house.serve(silent, health_check={"type": "tcp"})
+        silent[0].faults.inject("silent")
+        await vip.opened("occupant")
+        quiet, queued, unheard = vip.client(), vip.client("queued"), mute.client("unheard")
+        for client in (quiet, queued, unheard):
+            await client.connect()
+        for client in (queued, unheard):
+            await client.send_request()
+
+        async def on_their_way() -> bool:
+            return (await house.status())["half_open"] == 3 and await vip.queue() == 1
+
+        await wait_until_async(on_their_way, 5, "three on their way")
+        assert house.process is not None
+        os.kill(house.pid, signal.SIGTERM)
+        goodbyes = [await client.read_to_end() for client in (quiet, queued, unheard)]
+        assert [DISCONNECT] * 3 == goodbyes
+        assert 0 == await asyncio.to_thread(house.process.wait, 10)
+        assert [] == house.complaints()
+        assert {None: "shutdown", "queued": "shutdown", "unheard": "shutdown"} == {
+            event["user"]: event["reason"] for event in house.events("connection_failed")
+        }

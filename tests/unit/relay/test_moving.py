@@ -197,3 +197,33 @@ async def test_sessions_of_one_turn_share_messages_that_fit() -> None:
         sock.close()
     relay.close()
     pool.close()
+
+
+async def test_an_end_that_fails_costs_the_others_nothing() -> None:
+    """The owner's error at one of several ends is told to the loop; the other ends are heard."""
+
+    class Failing(_Books):
+        def session_ended(self, ended: Ended, relay: int) -> None:
+            if ended.id == "s1":
+                message = "no space left"
+                raise OSError(message)
+            super().session_ended(ended, relay)
+
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(str(context["message"])))
+    books = Failing()
+    pool = RelayPool(books)
+    ours, theirs = pair()
+    pool.add(1, ours)
+    relay = Channel(theirs, messages.TO_RELAY, on_message=lambda *_: None, on_close=lambda: None)
+    relay.send(messages.Hello(messages.PROTOCOL_VERSION, 1))
+    relay.send(messages.Live([SessionState(f"s{number}", b"", 0, 0) for number in range(3)], last=True))
+    await pool.introduced()
+    ends = [Ended(f"s{number}", b"", CloseReason.EOF, CloseSide.CLIENT, 0, 0, 0.0) for number in range(3)]
+    relay.send(Ends(ends))
+    await wait_until_async(lambda: len(books.ended) == 2, 5, "two ends")
+    assert ["s0", "s2"] == [ended.id for ended in books.ended]
+    assert ["the end of session s1"] == told
+    assert {1: 0} == pool.sessions()
+    relay.close()
+    pool.close()

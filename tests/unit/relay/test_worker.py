@@ -12,6 +12,7 @@ import pytest
 from rdpbalancer.errors import ChannelError
 from rdpbalancer.model import CloseReason, SessionFacts
 from rdpbalancer.relay.channel import Channel, pair
+from rdpbalancer.relay.inline import InlineRelay
 from rdpbalancer.relay.messages import (
     FROM_RELAY,
     PROTOCOL_VERSION,
@@ -24,7 +25,7 @@ from rdpbalancer.relay.messages import (
     SessionState,
     Stop,
 )
-from rdpbalancer.relay.pool import InlineRelay, RelayPool
+from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.relay.worker import Relay
 from rdpbalancer.tasks import spawn
 from tests.support.house import open_descriptors

@@ -6,7 +6,9 @@ import hmac
 import io
 import itertools
 import json
+import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -206,6 +208,33 @@ def test_one_write_is_one_for_the_operating_system() -> None:
         assert list(range(2000)) == numbers(written.decode())
 
     asyncio.run(scene())
+
+
+def test_in_a_pipe_each_write_stays_in_one_piece() -> None:
+    """What is longer than PIPE_BUF could be mixed with lines of other processes (pipe(7))."""
+    reading, writing = os.pipe()
+    sizes: list[int] = []
+    taken = b""
+
+    class Counted(io.TextIOWrapper):
+        def write(self, text: str) -> int:
+            sizes.append(len(text.encode()))
+            return super().write(text)
+
+    async def turn() -> None:
+        for number in range(60):
+            logs.write(Happened(number=number, user="é" * 300))
+        await asyncio.sleep(0)
+
+    with os.fdopen(reading, "rb", buffering=0) as pipe, Counted(os.fdopen(writing, "wb"), "utf-8") as stream:
+        configure(log_format="json", level="info", process="p", stream=stream)
+        asyncio.run(turn())
+        while len(taken) < sum(sizes):
+            taken += pipe.read(65536) or b""
+        configure(log_format="json", level="info", process="p", stream=Writes())
+    assert list(range(60)) == numbers(taken.decode())
+    assert max(sizes) <= select.PIPE_BUF
+    assert len(sizes) < 60
 
 
 def test_without_a_loop_a_line_is_written_at_once() -> None:

@@ -1,0 +1,76 @@
+"""`relays: 0`: the router's own process moves the bytes."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from rdpbalancer.model import CloseReason, CloseSide, SessionFacts
+from rdpbalancer.relay.link import RelayEvents
+from rdpbalancer.relay.messages import Ended
+from rdpbalancer.relay.pool import REPORT_INTERVAL_S
+from rdpbalancer.relay.pump import Pump, PumpedSession
+
+
+class InlineRelay:
+    """The verbs of `RelayPool`, without a relay."""
+
+    def __init__(self, events: RelayEvents, *, report_interval_s: float = REPORT_INTERVAL_S) -> None:
+        self.events = events
+        self._report_interval_s = report_interval_s
+        self._pump = Pump(asyncio.get_running_loop(), self._ended)
+        self._ticker = asyncio.get_running_loop().call_later(report_interval_s, self._tick)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for a session: the sockets stay in this process, which counts them."""
+        return False
+
+    async def introduced(self) -> None:
+        """Nothing to wait for: the sessions ended with the router that held them."""
+
+    async def adopt(
+        self,
+        facts: SessionFacts,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        first: tuple[bytes, bytes],
+        idle_s: float,
+        before: Callable[[int], None],
+    ) -> int:
+        """Take a session into the pump of this process."""
+        before(os.getpid())
+        self._pump.adopt(facts.id, msgspec.msgpack.encode(facts), sockets, first=first, idle_s=idle_s)
+        return os.getpid()
+
+    def kick(self, relay: int, session_ids: Iterable[str], reason: CloseReason) -> None:
+        """End sessions."""
+        del relay
+        for session_id in session_ids:
+            self._pump.kick(session_id, reason)
+
+    def sessions(self) -> dict[int, int]:
+        """Return this process's id and its number of sessions."""
+        return {os.getpid(): len(self._pump)}
+
+    def close(self) -> None:
+        """End every session and stop reporting."""
+        self._ticker.cancel()
+        for session in self._pump:
+            self._pump.kick(session.id, CloseReason.SHUTDOWN)
+        self._pump.close()
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        for session_id, bytes_up, bytes_down in self._pump.tick(loop.time()):
+            self.events.session_moved(session_id, bytes_up, bytes_down)
+        self._ticker = loop.call_later(self._report_interval_s, self._tick)
+
+    def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
+        counts = (session.up.count, session.down.count)
+        self.events.session_ended(
+            Ended(session.id, session.facts, reason, side, *counts, time.time()), os.getpid()
+        )
