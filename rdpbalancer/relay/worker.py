@@ -44,6 +44,8 @@ TICK_S = 1.0
 # Sessions that are on their way at once, when this relay gives its sessions away; and when to look again.
 _SURRENDERS_AT_ONCE = 16
 _SURRENDER_PAUSE_S = 0.002
+# How often a relay that has nothing left looks whether all it has said has been read.
+_UNREAD_PAUSE_S = 0.02
 
 
 class Relay:
@@ -59,6 +61,7 @@ class Relay:
         self._parts = Parts()
         self._moved: dict[str, tuple[str, int, int]] = {}
         self._ends: list[Ended] = []
+        self._looking_again: asyncio.TimerHandle | None = None
         self._router = Channel(router, TO_RELAY, on_message=self._from_router, on_close=self._stopped.set)
         self._supervisor = Channel(
             supervisor, TO_RELAY, on_message=self._from_supervisor, on_close=self._stopped.set
@@ -140,7 +143,17 @@ class Relay:
         self._stop_if_retired()
 
     def _stop_if_retired(self) -> None:
-        if self._retiring and not (len(self._pump) or self._ends or self._router.backlog):
+        if self._looking_again is not None:
+            self._looking_again.cancel()
+        self._looking_again = None
+        if not self._retiring or len(self._pump) or self._ends:
+            return
+        # What lies in the line would end with it, if its reader died just now: sessions on their way.
+        if self._router.unread:
+            self._looking_again = asyncio.get_running_loop().call_later(
+                _UNREAD_PAUSE_S, self._stop_if_retired
+            )
+        else:
             self._stopped.set()
 
     def _from_supervisor(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:

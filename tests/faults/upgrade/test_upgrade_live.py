@@ -22,7 +22,7 @@ NewHouse = Callable[..., House]
 # More than the sockets' buffers on the way take (tcp_rmem and tcp_wmem, each side of each connection): the
 # rest is pending in the relay, a full read buffer of it.
 _STALLED_BYTES = 24_000_000
-_STALLED_BOTH_WAYS_BYTES = 3 * _STALLED_BYTES
+_STALLED_BOTH_WAYS_BYTES = 7 * _STALLED_BYTES
 
 
 async def test_three_upgrades_under_a_thousand_sessions(new_house: NewHouse) -> None:

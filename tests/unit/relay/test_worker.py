@@ -22,6 +22,7 @@ from rdpbalancer.relay.messages import (
     Live,
     Ping,
     Pong,
+    Retire,
     SessionState,
     Stop,
 )
@@ -316,5 +317,27 @@ def test_without_relay_processes(run: Run) -> None:
         reasons = [ended.close_reason for ended in books.ended]
         assert [CloseReason.KICKED, CloseReason.SHUTDOWN, CloseReason.SHUTDOWN] == reasons
         close(ends)
+
+    run(scene())
+
+
+def test_a_retired_relay_stays_until_it_has_been_heard(run: Run) -> None:
+    """What lies unread in the line would be lost with it, if the router died just now."""
+
+    async def scene() -> None:
+        made = Held()
+        encode = msgspec.msgpack.encode
+        made.router_end.send(encode(Hello(PROTOCOL_VERSION, 1)))
+        made.router_end.send(encode(Retire()))
+        made.supervisor.send(Ping(1))
+        made.supervisor.send(Ping(2))
+        await wait_until_async(lambda: len(made.answers) == 2, 5, "a relay that lives")
+        assert not made.task.done()
+        for _ in range(2):
+            assert made.router_end.recv(4096)
+        async with asyncio.timeout(5):
+            await made.task
+        made.supervisor.close()
+        made.router_end.close()
 
     run(scene())
