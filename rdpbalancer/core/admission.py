@@ -4,13 +4,14 @@ A place is taken at accept and given back at the very end, whatever happens betw
 kept by network, an IPv6 source being its /64: a single line customer has that many addresses.
 """
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import TypeVar
 
 import msgspec
 
+from rdpbalancer.core.bucket import Buckets
 from rdpbalancer.core.farm import Limits, VirtualService
 from rdpbalancer.core.source import client_address
 
@@ -42,11 +43,6 @@ class Place(msgspec.Struct, eq=False):
     held: bool = True
 
 
-class _Bucket(msgspec.Struct, eq=False):
-    tokens: float
-    at: float
-
-
 class Admission:
     """Places in total, by service and by source. One per router; never waits."""
 
@@ -56,7 +52,7 @@ class Admission:
         self._places: defaultdict[str, int] = defaultdict(int)
         self._source_places: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._source_half_open: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._rates: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
+        self._rates = Buckets(MAX_RATED_SOURCES)
 
     def enter(self, service: VirtualService) -> Place | Refusal:
         """Take a place, before anything is known of the source beyond its being there."""
@@ -88,7 +84,9 @@ class Admission:
         half_open_limit = limits.source_half_open or max(1, self.max_half_open // 2)
         if self._source_half_open.get(counted, 0) >= half_open_limit:
             return Refusal.SOURCE_HALF_OPEN
-        if limits.source_rate and not self._spend(counted, limits, now):
+        if limits.source_rate and not self._rates.spend(
+            counted, whole=float(limits.source_rate), refill_s=limits.source_rate_interval_s, now=now
+        ):
             return Refusal.SOURCE_RATE
         place.source = counted[1]
         self._source_places[counted] += 1
@@ -124,20 +122,6 @@ class Admission:
     def places(self, service: str) -> int:
         """Return the places taken in the service, half open or sessions."""
         return self._places.get(service, 0)
-
-    def _spend(self, counted: tuple[str, str], limits: Limits, now: float) -> bool:
-        """Take one connection from the source's bucket, which refills evenly over the interval."""
-        bucket = self._rates.pop(counted, None) or _Bucket(float(limits.source_rate), now)
-        refill = (now - bucket.at) * limits.source_rate / limits.source_rate_interval_s
-        bucket.tokens = min(float(limits.source_rate), bucket.tokens + refill)
-        bucket.at = now
-        self._rates[counted] = bucket
-        if len(self._rates) > MAX_RATED_SOURCES:
-            self._rates.popitem(last=False)
-        if bucket.tokens < 1:
-            return False
-        bucket.tokens -= 1
-        return True
 
 
 def source_network(source: str) -> str:

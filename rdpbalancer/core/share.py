@@ -5,8 +5,7 @@ time. While the table has room nobody is harmed. Once it is half full, a source'
 that it cannot fill the other half and push out users of other sources; its sessions are served all the same.
 """
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from rdpbalancer.core.bucket import Buckets
 
 # Of the table, the part that one source may add beyond the half, at once and again within one timeout.
 SHARE = 8
@@ -14,17 +13,11 @@ SHARE = 8
 MAX_SOURCES = 65_536
 
 
-@dataclass(slots=True)
-class _Allowance:
-    left: float
-    at: float
-
-
 class Shares:
     """What each source may still add to the tables, by service and source network."""
 
     def __init__(self) -> None:
-        self._sources: OrderedDict[tuple[str, str], _Allowance] = OrderedDict()
+        self._allowances = Buckets(MAX_SOURCES)
 
     def take(
         self, service: str, source: str, *, entries: int, max_entries: int, window_s: float, now: float
@@ -36,13 +29,4 @@ class Shares:
         if entries * 2 < max_entries:
             return True
         whole = max(1.0, max_entries / SHARE)
-        allowance = self._sources.pop((service, source), None) or _Allowance(whole, now)
-        regained = (now - allowance.at) * whole / window_s if window_s else whole
-        allowance.left, allowance.at = min(whole, allowance.left + regained), now
-        self._sources[(service, source)] = allowance
-        if len(self._sources) > MAX_SOURCES:
-            self._sources.popitem(last=False)
-        if allowance.left < 1:
-            return False
-        allowance.left -= 1
-        return True
+        return self._allowances.spend((service, source), whole=whole, refill_s=window_s, now=now)
