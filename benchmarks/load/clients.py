@@ -102,6 +102,27 @@ class Client:
             self.sock.close()
 
 
+def listener(
+    client: Client, buffer: bytearray, came: Callable[[int], None], failed: Callable[[str], None]
+) -> Handler:
+    """Return a handler that takes whatever comes and tells how many bytes; the session must not end."""
+    receive = client.sock.recv_into
+
+    def ready(_events: int) -> None:
+        try:
+            count = receive(buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        came(count)
+        if not count:
+            failed("a session ended early")
+            client.leave()
+
+    return ready
+
+
 class Crowd:
     """Sessions that are opened together and kept until they `leave`."""
 

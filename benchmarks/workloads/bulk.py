@@ -4,7 +4,7 @@ import select
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from benchmarks.load.clients import Client, requests
+from benchmarks.load.clients import Client, listener, requests
 from benchmarks.load.loop import READ, WRITE, Handler, LoadError
 from benchmarks.load.servers import CHUNK_BYTES, Accepted
 from benchmarks.workloads.base import Measure, Sample, Scale, Site, Target, Window
@@ -47,21 +47,11 @@ class _Stream:
 
     def read(self, client: Client) -> Handler:
         """Return the handler of a client's side."""
-        receive, buffer = client.sock.recv_into, self._buffer
 
-        def ready(_events: int) -> None:
-            try:
-                count = receive(buffer)
-            except BlockingIOError:
-                return
-            except OSError:
-                count = 0
+        def came(count: int) -> None:
             self.received += count
-            if not count:
-                self.failures.append("a session ended early")
-                client.leave()
 
-        return ready
+        return listener(client, self._buffer, came, self.failures.append)
 
 
 @dataclass(frozen=True, slots=True)

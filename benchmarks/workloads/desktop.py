@@ -7,7 +7,7 @@ from random import Random
 from time import perf_counter, perf_counter_ns
 from typing import ClassVar, Final
 
-from benchmarks.load.clients import Client, requests
+from benchmarks.load.clients import Client, listener, requests
 from benchmarks.load.loop import READ, WRITE, Handler, LoadError
 from benchmarks.load.servers import Accepted
 from benchmarks.workloads.base import Measure, Sample, Scale, Site, Target, Window, latencies_us
@@ -92,21 +92,11 @@ class _Desk:
 
     def screen(self, client: Client) -> Handler:
         """Return the handler of the client's side."""
-        receive, buffer = client.sock.recv_into, self._buffer
 
-        def ready(_events: int) -> None:
-            try:
-                count = receive(buffer)
-            except BlockingIOError:
-                return
-            except OSError:
-                count = 0
+        def came(count: int) -> None:
             self.came_down += count
-            if not count:
-                self.failures.append("a session ended early")
-                client.leave()
 
-        return ready
+        return listener(client, self._buffer, came, self.failures.append)
 
     def key_stroke(self, number: int) -> None:
         """Send the next small message up."""
