@@ -29,10 +29,14 @@ class Lease(msgspec.Struct, eq=False):
 
 
 class LiveSession(msgspec.Struct, eq=False):
-    """A session that a relay holds. Bytes are as last reported, at most a few seconds old."""
+    """A session that a relay holds. Bytes are as last reported, at most a few seconds old.
+
+    `moves`: how often it had moved from relay to relay when it came to this one.
+    """
 
     facts: SessionFacts
     relay: int
+    moves: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     place: object = None

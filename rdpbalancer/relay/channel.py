@@ -49,7 +49,8 @@ class Channel:
     """One end of a line. Messages are `msgspec` structs of one tagged union, encoded as MessagePack.
 
     `on_message(message, sockets)` is called for each message in order; the sockets are the receiver's.
-    `on_close()` is called once when the other end is gone or speaks another language.
+    `on_close()` is called once when the other end is gone or speaks another language. While it runs, sockets
+    that are still here can be taken back.
     """
 
     def __init__(
@@ -109,18 +110,25 @@ class Channel:
         """Close this end. `on_close` is not called."""
         if self._closed:
             return
+        self._shut()
+        for sockets in self.take_back():
+            _close_all(sockets)
+
+    def take_back(self) -> list[Sequence[socket.socket]]:
+        """Return the sockets of each message that the kernel has not taken; none of these will be sent."""
+        unsent, self._unsent = self._unsent, deque()
+        return [sockets for _, sockets in unsent]
+
+    def _shut(self) -> None:
         self._closed = True
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         if self._retry is not None:
             self._retry.cancel()
-        for _, sockets in self._unsent:
-            _close_all(sockets)
-        self._unsent.clear()
         self._sock.close()
 
     def _try_send(self, data: bytes, sockets: Sequence[socket.socket]) -> bool:
-        """Return True if the message needs no more attention (sent, or the line is down)."""
+        """Return whether the kernel has taken the message."""
         try:
             if sockets:
                 descriptors = array.array("i", [sock.fileno() for sock in sockets])
@@ -128,11 +136,9 @@ class Channel:
             else:
                 self._sock.send(data)
         except OSError as error:
-            if error.errno in _TRY_LATER:
-                return False
-            _close_all(sockets)
-            self._loop.call_soon(self._fail, f"cannot send: {error}")
-            return True
+            if error.errno not in _TRY_LATER:
+                self._loop.call_soon(self._fail, f"cannot send: {error}")
+            return False
         _close_all(sockets)
         return True
 
@@ -197,8 +203,10 @@ class Channel:
         if self._closed:
             return
         self.error = ChannelError("channel", why)
-        self.close()
+        self._shut()
         self._on_close()
+        for sockets in self.take_back():
+            _close_all(sockets)
 
 
 def _sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:

@@ -2,33 +2,29 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
 from rdpbalancer.errors import ChannelError
-from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.relay.channel import MAX_DESCRIPTORS, Channel
 from rdpbalancer.relay.messages import (
     FROM_RELAY,
     PROTOCOL_VERSION,
     Adopt,
+    Arrived,
     Carried,
     Counts,
     Ended,
     Ends,
     Hello,
     Live,
-    Part,
     SessionState,
-    Surrendered,
 )
-from rdpbalancer.relay.pump import RESET_ON_CLOSE
 
 _ADOPTS_PER_MESSAGE = MAX_DESCRIPTORS // 2
-# Facts are at most 2 KiB, and sessions that move bring up to 96 KiB: such a one goes by itself.
+# Facts are at most 2 KiB, and what a client or server has said before it has a relay up to 16 KiB.
 _ADOPT_BYTES = 64 * 1024
 
 
@@ -36,7 +32,7 @@ class RelayEvents(Protocol):
     """What the owner of the relays is told. `relay` is a process id."""
 
     def session_live(self, state: SessionState, relay: int) -> None:
-        """A relay holds this session already (said after a router's restart)."""
+        """A relay holds this session: from before a router's restart, or it has come from another relay."""
         ...
 
     def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
@@ -47,46 +43,9 @@ class RelayEvents(Protocol):
         """A session has ended."""
         ...
 
-    def session_rehomed(self, state: SessionState, relay: int) -> None:
-        """A session has moved to another relay (maybe one that was on its way when this router began)."""
-        ...
-
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """A relay is gone, and its sessions with it."""
         ...
-
-
-class Moving(NamedTuple):
-    """A session between two relays."""
-
-    session: Surrendered
-    sockets: Sequence[socket.socket]
-    parts: list[Part]
-
-    @property
-    def whole(self) -> bool:
-        """Whether all its bytes have come: some may have gone to a router that died meanwhile."""
-        return len(self.parts) == self.session.parts
-
-    @property
-    def carried(self) -> Carried:
-        """The session as the next relay gets it."""
-        return Carried(*(getattr(self.session, name) for name in Carried.__struct_fields__))
-
-    @property
-    def state(self) -> SessionState:
-        """The session as its relay would tell it."""
-        session = self.session
-        return SessionState(session.id, session.facts, session.bytes_up, session.bytes_down)
-
-    def broken_off(self) -> Ended:
-        """End a session some of whose bytes are lost, so that both sides see it; return the report."""
-        for sock in self.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            sock.close()
-        reason, side = CloseReason.RELAY_LOST, CloseSide.BALANCER
-        state = self.state
-        return Ended(state.id, state.facts, reason, side, state.bytes_up, state.bytes_down, time.time())
 
 
 class Owner(Protocol):
@@ -94,21 +53,24 @@ class Owner(Protocol):
 
     events: RelayEvents
 
-    def rehome(self, relay: int, moving: Moving) -> None:
-        """A relay has given a session up."""
+    def arrived(self, heir: "Link", arrived: Arrived) -> None:
+        """A relay inherits sessions."""
         ...
 
     def changed(self) -> None:
         """A relay may have become usable."""
         ...
 
-    def lost(self, link: "Link", error: ChannelError | None) -> None:
+    def lost(self, link: "Link") -> None:
         """A relay's line is down."""
         ...
 
 
 class Link:
-    """One relay process as the router sees it."""
+    """One relay process as the router sees it.
+
+    `expected`: sessions that other relays have been told to give it. `surrenders`: it gives its own away.
+    """
 
     def __init__(self, pid: int, sock: socket.socket, owner: Owner) -> None:
         self.pid = pid
@@ -116,7 +78,8 @@ class Link:
         self.introduced = asyncio.Event()
         self.compatible = False
         self.retiring = False
-        self._parts: list[Part] = []
+        self.surrenders = False
+        self.expected = 0
         self._adopts: list[Carried] = []
         self._adopted_sockets: list[socket.socket] = []
         self._adopts_bytes = 0
@@ -135,10 +98,10 @@ class Link:
         self._adopted_sockets += sockets
         self._adopts_bytes += size
 
-    def send(self, message: msgspec.Struct) -> None:
+    def send(self, message: msgspec.Struct, sockets: Sequence[socket.socket] = ()) -> None:
         """Say something else, after what was said before."""
         self._send_adopts()
-        self._channel.send(message)
+        self._channel.send(message, sockets)
 
     def close(self) -> None:
         """Close the line."""
@@ -151,14 +114,11 @@ class Link:
             self._adopts, self._adopted_sockets, self._adopts_bytes = [], [], 0
 
     def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
+        del sockets  # a relay sends none
         events = self._owner.events
         match message:
-            case Part():
-                self._parts.append(message)
-            case Surrendered():
-                self.sessions -= 1
-                parts, self._parts = self._parts, []
-                self._owner.rehome(self.pid, Moving(message, sockets, parts))
+            case Arrived():
+                self._owner.arrived(self, message)
             case Ends():
                 self.sessions -= len(message.sessions)
                 for ended in message.sessions:
@@ -175,14 +135,24 @@ class Link:
                 self.compatible = message.version == PROTOCOL_VERSION
 
     @property
+    def error(self) -> ChannelError | None:
+        """What ended the line."""
+        return self._channel.error
+
+    @property
+    def load(self) -> int:
+        """Its sessions, and those that it may inherit."""
+        return self.sessions + self.expected
+
+    @property
     def serves(self) -> bool:
         """Whether it takes sessions."""
         return self.compatible and not self.retiring
 
     @property
     def in_hand(self) -> int:
-        """Messages that the kernel has not taken, and parts of a session whose rest has not come."""
-        return self._channel.backlog + len(self._adopts) + len(self._parts)
+        """Messages and new sessions that the kernel has not taken."""
+        return self._channel.backlog + len(self._adopts)
 
     def _tell_end(self, ended: Ended) -> None:
         try:
@@ -201,4 +171,4 @@ class Link:
 
     def _lost(self) -> None:
         self._send_adopts()  # closes their sockets
-        self._owner.lost(self, self._channel.error)
+        self._owner.lost(self)

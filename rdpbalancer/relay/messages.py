@@ -1,14 +1,15 @@
-"""What the router and a relay say to each other. Any change to a message changes `PROTOCOL_VERSION`.
+"""What the router and a relay say to each other, and what two relays between which sessions move.
 
-Both directions begin with `Hello`. A process that is greeted in another version refuses with a clear error
-and goes on with what it has: a relay keeps its sessions, a router uses other relays.
+Any change to a message changes `PROTOCOL_VERSION`. Both directions of the router's line begin with `Hello`. A
+process that is greeted in another version refuses with a clear error and goes on with what it has: a relay
+keeps its sessions, a router uses other relays.
 """
 
 import msgspec
 
 from rdpbalancer.model import CloseReason, CloseSide
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True):
@@ -27,8 +28,7 @@ class Carried(msgspec.Struct, array_like=True):
 
     `facts` is opaque to the relay. `to_server` and `to_client` are bytes already read that come first (after
     those of `Part`). `idle_s` 0: no idle limit. The rest is what a session that moves has been through: bytes
-    delivered, seconds since the last one, who has closed and which directions are done. `parts`: how many
-    `Part` messages belong to it; with one missing it must not go on.
+    delivered, seconds since the last one, who has closed, which directions are done, and how often it moved.
     """
 
     id: str
@@ -42,13 +42,12 @@ class Carried(msgspec.Struct, array_like=True):
     closed_first: CloseSide | None = None
     up_done: bool = False
     down_done: bool = False
-    parts: int = 0
+    moves: int = 0
 
 
 class Part(msgspec.Struct, tag="part", array_like=True):
-    """Bytes of a session that is on its way, more than fit into its own message. In order, before it."""
+    """Relay to relay: bytes of the session that comes next, more than fit into its own message. In order."""
 
-    id: str
     up: bool
     data: bytes
 
@@ -63,11 +62,30 @@ class Adopt(msgspec.Struct, tag="adopt", array_like=True):
 
 
 class Surrender(msgspec.Struct, tag="surrender", array_like=True):
-    """Router to relay: give me your sessions, one after the other, and exit. No `Adopt` follows."""
+    """Router to a relay that has been told to retire, with one end of a line to another one.
+
+    Give it up to this number of your sessions, then close the line.
+    """
+
+    sessions: int
 
 
-class Surrendered(Carried, tag="surrendered", array_like=True):
-    """Relay to router, with both sockets: this session is yours again, to be given to another relay."""
+class Inherit(msgspec.Struct, tag="inherit", array_like=True):
+    """Router to relay, with the other end of the line: sessions of another relay come over it.
+
+    Answered at once with an empty `Arrived`: nobody gives anything before somebody is there to take it.
+    `move` is the router's name for it, unique for as long as any line lives.
+    """
+
+    move: str
+
+
+class Moved(Carried, tag="moved", array_like=True):
+    """Relay to relay, with both sockets: this session is yours."""
+
+
+class Unheard(msgspec.Struct, tag="unheard", array_like=True):
+    """The giving end of a line between two relays hears nothing."""
 
 
 class Kick(msgspec.Struct, tag="kick", array_like=True):
@@ -82,17 +100,29 @@ class Retire(msgspec.Struct, tag="retire", array_like=True):
 
 
 class SessionState(msgspec.Struct, array_like=True):
-    """A live session as its relay knows it."""
+    """A live session as its relay knows it.
+
+    `moves`: how often it has moved. Two relays' words may come in either order; more moves are newer.
+    """
 
     id: str
     facts: bytes
     bytes_up: int
     bytes_down: int
+    moves: int = 0
 
 
 class Live(msgspec.Struct, tag="live", array_like=True):
     """Relay to router after `Hello`: the sessions it holds, in parts. `last`: there are no more."""
 
+    sessions: list[SessionState]
+    last: bool
+
+
+class Arrived(msgspec.Struct, tag="arrived", array_like=True):
+    """Relay to router: these sessions have come to it. `last`: no more will come by this move."""
+
+    move: str
     sessions: list[SessionState]
     last: bool
 
@@ -137,8 +167,11 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
     """Supervisor to relay: end all sessions and exit."""
 
 
-ToRelay = Hello | Adopt | Part | Kick | Retire | Surrender | Ping | Stop
-FromRelay = Hello | Live | Counts | Ends | Part | Surrendered | Pong
+ToRelay = Hello | Adopt | Kick | Retire | Surrender | Inherit | Ping | Stop
+FromRelay = Hello | Live | Arrived | Counts | Ends | Pong
+ToHeir = Part | Moved
 
 TO_RELAY: msgspec.msgpack.Decoder[ToRelay] = msgspec.msgpack.Decoder(ToRelay)
 FROM_RELAY: msgspec.msgpack.Decoder[FromRelay] = msgspec.msgpack.Decoder(FromRelay)
+TO_HEIR: msgspec.msgpack.Decoder[ToHeir] = msgspec.msgpack.Decoder(ToHeir)
+FROM_HEIR: msgspec.msgpack.Decoder[Unheard] = msgspec.msgpack.Decoder(Unheard)

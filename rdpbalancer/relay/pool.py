@@ -3,15 +3,15 @@
 import asyncio
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from rdpbalancer.errors import ChannelError
 from rdpbalancer.model import CloseReason, SessionFacts
-from rdpbalancer.relay.link import Link, Moving, RelayEvents
-from rdpbalancer.relay.messages import PROTOCOL_VERSION, Carried, Hello, Kick, Retire, Surrender
+from rdpbalancer.relay.heirs import Heirs
+from rdpbalancer.relay.link import Link, RelayEvents
+from rdpbalancer.relay.messages import PROTOCOL_VERSION, Arrived, Carried, Hello, Kick, Retire
 
 _KICKS_PER_MESSAGE = 1000
 # A relay that died is back within a second; a session that finds none waits that long for it, and a bit.
@@ -44,7 +44,9 @@ class RelayPool:
         self._report_interval_s = report_interval_s
         self._links: dict[int, Link] = {}
         self._waiting: set[asyncio.Future[bool]] = set()
-        self._homeless: deque[Moving] = deque()
+        self._heirs = Heirs(capacity)
+        self._gone: list[Link] = []
+        self._kicked: dict[str, CloseReason] = {}
 
     def add(self, pid: int, sock: socket.socket) -> None:
         """Take a relay into use, and ask it for its sessions."""
@@ -104,8 +106,8 @@ class RelayPool:
         least: Link | None = None
         fewest = self._capacity
         for link in self._links.values():
-            if link.sessions < fewest and link.serves:
-                least, fewest = link, link.sessions
+            if link.load < fewest and link.serves:
+                least, fewest = link, link.load
         return least
 
     @property
@@ -115,12 +117,15 @@ class RelayPool:
 
     @property
     def in_hand(self) -> int:
-        """Messages and sessions that this process holds at the moment: lost if it ended now."""
-        return sum(link.in_hand for link in self._links.values()) + len(self._homeless)
+        """Messages and new sessions that this process holds at the moment: lost if it ended now."""
+        return sum(link.in_hand for link in self._links.values())
 
     def kick(self, relay: int, session_ids: Sequence[str], reason: CloseReason) -> None:
         """Ask a relay to end sessions. Their ends are reported as any other."""
         link = self._links.get(relay)
+        if link is None or link.surrenders:
+            # They may be on their way to another relay.
+            self._kicked.update(dict.fromkeys(session_ids, reason))
         if link is None:
             return
         for start in range(0, len(session_ids), _KICKS_PER_MESSAGE):
@@ -135,28 +140,24 @@ class RelayPool:
                 link.send(Retire())
 
     def surrender(self, relay: int) -> None:
-        """Have a relay give all its sessions away, to the others, and exit."""
+        """Have a relay give all its sessions to the others, as soon as they have room, and exit."""
+        self.retire([relay])
         link = self._links.get(relay)
         if link is not None:
-            link.retiring = True
-            link.send(Surrender())
+            link.surrenders = link.compatible
+            self._heirs.find(self._links.values())
 
-    def rehome(self, relay: int, moving: Moving) -> None:
-        """Give a session that a relay has given up to another one, at once: it stands still meanwhile."""
-        if not moving.whole:
-            self.events.session_ended(moving.broken_off(), relay)
-            return
-        self.events.session_rehomed(moving.state, os.getpid())
-        self._homeless.append(moving)
-        self._house_homeless()
-
-    def _house_homeless(self) -> None:
-        while self._homeless and (link := self._least_loaded()) is not None:
-            moving = self._homeless.popleft()
-            self.events.session_rehomed(moving.state, link.pid)
-            for part in moving.parts:
-                link.send(part)
-            link.adopt(moving.carried, moving.sockets)
+    def arrived(self, heir: Link, arrived: Arrived) -> None:
+        """A relay inherits sessions of another one, or will not inherit any more."""
+        self._heirs.arrived(heir, arrived)
+        for state in arrived.sessions:
+            self.events.session_live(state, heir.pid)
+            reason = self._kicked.pop(state.id, None)
+            if reason is not None:
+                heir.send(Kick([state.id], reason))
+        if arrived.last:
+            self._judge()
+            self.changed()
 
     def sessions(self) -> dict[int, int]:
         """Return each relay's process id and its number of sessions."""
@@ -166,21 +167,33 @@ class RelayPool:
         """A relay may have become usable."""
         for changed in self._waiting:
             _tell(changed, True)
-        self._house_homeless()
+        self._heirs.find(self._links.values())
 
     def retiring(self) -> list[int]:
         """Return the relays that are giving their sessions away, or wait for their last one to end."""
         return [pid for pid, link in self._links.items() if link.retiring]
 
-    def lost(self, link: Link, error: ChannelError | None) -> None:
+    def lost(self, link: Link) -> None:
         """A relay's line is down."""
         if self._links.get(link.pid) is link:
             del self._links[link.pid]
         link.introduced.set()
-        self.events.relay_lost(link.pid, error)
+        self._gone.append(link)
+        self._heirs.lost(link)
+        self._judge()
+        self._heirs.find(self._links.values())
+
+    def _judge(self) -> None:
+        """Tell which relays are lost, and with them those of their sessions that cannot arrive elsewhere."""
+        for link in [link for link in self._gone if not self._heirs.awaited(link)]:
+            self._gone.remove(link)
+            self.events.relay_lost(link.pid, link.error)
+        if not self._gone and not any(link.surrenders for link in self._links.values()):
+            self._kicked.clear()
 
     def close(self) -> None:
         """Close the lines. The relays go on."""
+        self._heirs.close()
         for link in self._links.values():
             link.close()
         self._links.clear()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from rdpbalancer.model import CloseReason, CloseSide
-from rdpbalancer.relay.messages import Carried
+from rdpbalancer.relay.messages import Carried, SessionState
 from rdpbalancer.relay.rest import Rest
 
 READ_BUFFER_BYTES: Final = 512 * 1024
@@ -144,6 +144,7 @@ class PumpedSession:
         "facts",
         "id",
         "idle_s",
+        "moves",
         "pump",
         "reported",
         "resting",
@@ -166,6 +167,7 @@ class PumpedSession:
         self.idle_s = idle_s
         self.active_at = pump.loop.time()
         self.reported = 0
+        self.moves = 0
         self.resting = False
         self.closed_first: CloseSide | None = None
         self.up = _Flow(self, self.client, self.server, (CloseSide.CLIENT, CloseSide.SERVER))
@@ -210,6 +212,11 @@ class PumpedSession:
         for sock in (self.client, self.server):
             self.pump.loop.remove_reader(sock)
             self.pump.loop.remove_writer(sock)
+
+    @property
+    def state(self) -> SessionState:
+        """The session as the router is told of it."""
+        return SessionState(self.id, self.facts, self.up.count, self.down.count, self.moves)
 
     @property
     def quiet(self) -> bool:
@@ -271,6 +278,7 @@ class Pump:
         """Take over a session that another process had, with all that it has been through."""
         session = PumpedSession(self, carried.id, carried.facts, sockets, carried.idle_s)
         session.closed_first = carried.closed_first
+        session.moves = carried.moves
         session.active_at -= carried.silent_s
         session.reported = carried.bytes_up + carried.bytes_down
         self._sessions[carried.id] = session
@@ -306,6 +314,7 @@ class Pump:
             session.closed_first,
             session.up.done,
             session.down.done,
+            session.moves + 1,
         )
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 It has two lines. The router's hands it sessions and hears of their end; it outlives the router, because the
 supervisor holds the other end open. The supervisor's asks whether the loop turns, and ends the process.
+While sessions move from relay to relay there are lines to the others too.
 """
 
 import asyncio
@@ -21,18 +22,16 @@ from rdpbalancer.relay.messages import (
     Ended,
     Ends,
     Hello,
+    Inherit,
     Kick,
     Live,
-    Part,
     Ping,
     Pong,
     Retire,
-    SessionState,
     Stop,
     Surrender,
-    Surrendered,
 )
-from rdpbalancer.relay.parts import Parts, packed
+from rdpbalancer.relay.moving import Moves
 from rdpbalancer.relay.pump import Pump, PumpedSession
 
 # A session's state is its facts (at most about 2 KiB) and a few numbers: 32 fit a message with room to spare.
@@ -41,9 +40,6 @@ _COUNTS_PER_MESSAGE = 1000
 # Ends of one turn of the loop go together.
 _ENDS_PER_MESSAGE = 32
 TICK_S = 1.0
-# Sessions that are on their way at once, when this relay gives its sessions away; and when to look again.
-_SURRENDERS_AT_ONCE = 16
-_SURRENDER_PAUSE_S = 0.002
 # How often a relay that has nothing left looks whether all it has said has been read.
 _UNREAD_PAUSE_S = 0.02
 
@@ -58,13 +54,18 @@ class Relay:
         self._report_interval_s = 5.0
         self._report_at = 0.0
         self._retiring = False
-        self._parts = Parts()
         self._moved: dict[str, tuple[str, int, int]] = {}
         self._ends: list[Ended] = []
         self._looking_again: asyncio.TimerHandle | None = None
         self._router = Channel(router, TO_RELAY, on_message=self._from_router, on_close=self._stopped.set)
         self._supervisor = Channel(
             supervisor, TO_RELAY, on_message=self._from_supervisor, on_close=self._stopped.set
+        )
+        self._moves = Moves(
+            self._pump,
+            tell=self._router.send,
+            given=lambda session: self._moved.pop(session.id, None),
+            changed=self._stop_if_retired,
         )
 
     async def run(self) -> None:
@@ -77,6 +78,7 @@ class Relay:
                     await self._stopped.wait()
             except TimeoutError:
                 continue
+        self._moves.close()
         for session in self._pump:
             self._pump.kick(session.id, CloseReason.SHUTDOWN)
         self._pump.close()
@@ -100,9 +102,7 @@ class Relay:
             case Adopt():
                 pairs = zip(sockets[::2], sockets[1::2], strict=True)
                 for carried, pair in zip(message.sessions, pairs, strict=True):
-                    self._pump.resume(self._parts.complete(carried), pair)
-            case Part():
-                self._parts.add(message)
+                    self._pump.resume(carried, pair)
             case Kick():
                 for session_id in message.ids:
                     self._pump.kick(session_id, message.reason)
@@ -110,45 +110,30 @@ class Relay:
                 self._retiring = True
                 self._stop_if_retired()
             case Surrender():
-                self._retiring = True
-                self._surrender_some()
+                self._moves.surrender(message.sessions, sockets[0])
+            case Inherit():
+                self._moves.inherit(message.move, sockets[0])
             case Hello():
                 self._greet(message)
 
     def _greet(self, hello: Hello) -> None:
         """A (new) router: tell it every session, whether it speaks our version or not; it decides."""
-        self._parts.clear()
         self._report_ends()
+        self._moves.give_no_more()
         self._report_interval_s = hello.report_interval_s
         self._router.send(Hello(PROTOCOL_VERSION, os.getpid()))
-        states = [
-            SessionState(session.id, session.facts, session.up.count, session.down.count)
-            for session in self._pump
-        ]
+        states = [session.state for session in self._pump]
         for start in range(0, len(states), _STATES_PER_MESSAGE):
             self._router.send(Live(states[start : start + _STATES_PER_MESSAGE], last=False))
         self._router.send(Live([], last=True))
-
-    def _surrender_some(self) -> None:
-        """Give sessions away while the line takes them: each stands still only while it is on its way."""
-        for session in self._pump:
-            if self._router.backlog >= _SURRENDERS_AT_ONCE:
-                asyncio.get_running_loop().call_later(_SURRENDER_PAUSE_S, self._surrender_some)
-                return
-            self._moved.pop(session.id, None)
-            carried = self._pump.surrender(session)
-            for message in packed(carried):
-                sockets = (session.client, session.server) if isinstance(message, Surrendered) else ()
-                self._router.send(message, sockets)
-        self._stop_if_retired()
 
     def _stop_if_retired(self) -> None:
         if self._looking_again is not None:
             self._looking_again.cancel()
         self._looking_again = None
-        if not self._retiring or len(self._pump) or self._ends:
+        if not self._retiring or len(self._pump) or self._ends or self._moves.going_on:
             return
-        # What lies in the line would end with it, if its reader died just now: sessions on their way.
+        # What lies in the line would end with it, if its reader died just now: the records of sessions.
         if self._router.unread:
             self._looking_again = asyncio.get_running_loop().call_later(
                 _UNREAD_PAUSE_S, self._stop_if_retired
@@ -174,6 +159,7 @@ class Relay:
             self._report_ends()
 
     def _report_ends(self) -> None:
+        self._moves.report()  # a session may have come and ended in one turn
         if self._ends:
             ends, self._ends = self._ends, []
             self._router.send(Ends(ends))

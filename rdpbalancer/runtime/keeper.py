@@ -42,12 +42,19 @@ class Keeper:
         self._recorded: OrderedDict[str, None] = OrderedDict()
 
     def session_live(self, state: SessionState, relay: int) -> None:
-        """A relay held this session before this router began."""
-        if state.id in self._dispatcher.ledger:
-            return
+        """A relay holds this session: it did before this router began, or another relay has given it one."""
+        session = self._dispatcher.ledger.get(state.id)
+        if session is None:
+            if state.id not in self._recorded:
+                self._restore(state, relay)
+        elif state.moves > session.moves:
+            session.relay, session.moves = relay, state.moves
+
+    def _restore(self, state: SessionState, relay: int) -> None:
         facts = _FACTS.decode(state.facts)
         place = self._admission.restore(facts.service, facts.source)
         session = self._dispatcher.restore(facts, relay=relay, place=place, now=self._clock())
+        session.moves = state.moves
         session.bytes_up, session.bytes_down = state.bytes_up, state.bytes_down
 
     def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
@@ -71,14 +78,6 @@ class Keeper:
             ended.close_reason, ended.close_side, ended.bytes_up, ended.bytes_down, ended.ended_at
         )
         self._record(facts, end, relay)
-
-    def session_rehomed(self, state: SessionState, relay: int) -> None:
-        """A session has moved to another relay."""
-        session = self._dispatcher.ledger.get(state.id)
-        if session is not None:
-            session.relay = relay
-        else:  # it was between two relays when the router before this one ended
-            self.session_live(state, relay)
 
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """A relay is gone, and its sessions with it."""
@@ -107,6 +106,8 @@ class Keeper:
         self._account.closed(SessionRecord(facts, end, relay))
 
     def _count(self, session: LiveSession, bytes_up: int, bytes_down: int) -> None:
+        # What a relay said before it gave the session away may be heard after the words of its heir.
+        bytes_up, bytes_down = max(bytes_up, session.bytes_up), max(bytes_down, session.bytes_down)
         self._account.moved(session.facts, bytes_up - session.bytes_up, bytes_down - session.bytes_down)
         session.bytes_up, session.bytes_down = bytes_up, bytes_down
 

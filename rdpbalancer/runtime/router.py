@@ -48,7 +48,7 @@ _LAST_RECORDS_S = 2.0
 # What is half open when the router makes way for the next one: longer than a handshake and a slow server
 # together is not worth the wait of everybody who comes meanwhile.
 _RETIRE_S = 5.0
-# Sessions that are just moving from relay to relay are through in milliseconds, unless a relay hangs.
+# What is said to a relay is in its line at once, unless the relay hangs.
 _EMPTY_HANDS_S = 2.0
 _EMPTY_HANDS_POLL_S = 0.005
 
@@ -229,7 +229,7 @@ class Router:
         await self._close_servers()
 
     async def _empty_hands(self) -> None:
-        """Pass on what relays have given us, before the lines are closed: it would end with this process."""
+        """Pass on the last handshakes' sessions, before the lines are closed: they would end with us."""
         deadline_at = self._clock() + _EMPTY_HANDS_S
         relays = self.relays
         while isinstance(relays, RelayPool) and relays.in_hand and self._clock() < deadline_at:  # noqa: ASYNC110

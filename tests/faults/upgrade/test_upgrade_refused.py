@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdpbalancer import __version__
+from rdpbalancer.relay.messages import PROTOCOL_VERSION
 from rdpbalancer.runtime.upgrade import STATE_VERSION
 from tests.faults.upgrade.installed import InstalledHouse
 from tests.faults.upgrade.upgrading import refused, upgraded
@@ -16,13 +17,14 @@ from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-_NEXT_STATE = f"STATE_VERSION = {STATE_VERSION + 1}"
+_STATE, _NEXT_STATE = (f"STATE_VERSION = {STATE_VERSION + more}" for more in (0, 1))
+_PROTOCOL, _NEXT_PROTOCOL = (f"PROTOCOL_VERSION = {PROTOCOL_VERSION + more}" for more in (0, 1))
 # What is installed (module, old text, new text), and what the operator has to be told.
 _BROKEN = {
     "syntax": ("core/route", "class Nobody", "class class Nobody", "does not start: SyntaxError"),
     "import": ("relay/worker", "import asyncio", "import asyncio\nimport no_such_module", "no_such_module"),
-    "state": ("runtime/upgrade", f"STATE_VERSION = {STATE_VERSION}", _NEXT_STATE, "cannot take over state"),
-    "relays": ("relay/messages", "PROTOCOL_VERSION = 2", "PROTOCOL_VERSION = 3", "does not speak to relays"),
+    "state": ("runtime/upgrade", _STATE, _NEXT_STATE, "cannot take over state"),
+    "relays": ("relay/messages", _PROTOCOL, _NEXT_PROTOCOL, "does not speak to relays"),
     "silence": ("runtime/child", "print(msgspec", "str(msgspec", "does not say what it can take over"),
 }
 

@@ -162,12 +162,39 @@ def test_sending_to_a_dead_process(run: Run, line: Line) -> None:
     async def scene() -> None:
         one = Ear(line[0])
         line[1].close()
-        mine, passed = socket.socketpair()
-        one.channel.send(Word(1), [passed])
-        assert b"" == mine.recv(1)
-        mine.close()
+        pairs = [socket.socketpair() for _ in range(3)]
+        for number, (_, passed) in enumerate(pairs):
+            one.channel.send(Word(number), [passed])
         await wait_until_async(lambda: one.closes, 5, "the close")
+        for mine, _ in pairs:
+            assert b"" == mine.recv(1)
+            mine.close()
         assert 1 == one.closes
+
+    run(scene())
+
+
+def test_what_a_dead_process_has_not_taken_can_be_taken_back(run: Run, line: Line) -> None:
+    """While the owner is told: every socket that the kernel has not taken, open, in order."""
+
+    async def scene() -> None:
+        back: list[list[socket.socket]] = []
+
+        def closed() -> None:
+            back.extend(list(sockets) for sockets in channel.take_back())
+
+        channel = Channel(line[0], DECODER, on_message=lambda *_: None, on_close=closed)
+        line[1].close()
+        mine, passed = socket.socketpair()
+        channel.send(Word(1))
+        channel.send(Word(2), [passed])
+        await wait_until_async(lambda: back, 5, "the close")
+        assert [[], [passed]] == back
+        mine.send(b"x")
+        assert b"x" == passed.recv(1)
+        assert 0 == channel.backlog
+        mine.close()
+        passed.close()
 
     run(scene())
 

@@ -43,10 +43,9 @@ class Books:
         self.moved: dict[str, tuple[int, int]] = {}
         self.ended: list[Ended] = []
         self.lost: list[tuple[int, ChannelError | None]] = []
-        self.rehomed: dict[str, int] = {}
 
     def session_live(self, state: SessionState, relay: int) -> None:
-        """Note a session that was there before."""
+        """Note where a session is."""
         self.live[state.id] = relay
 
     def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
@@ -57,10 +56,6 @@ class Books:
         """Note an end."""
         del relay
         self.ended.append(ended)
-
-    def session_rehomed(self, state: SessionState, relay: int) -> None:
-        """Note a move."""
-        self.rehomed[state.id] = relay
 
     def relay_lost(self, relay: int, error: ChannelError | None) -> None:
         """Note a loss."""
@@ -290,12 +285,55 @@ def test_sessions_move_to_another_relay(run: Run) -> None:
             assert data == await asyncio.gather(*reading)
             await asyncio.gather(*writing)
             await wait_until_async(one.task.done, 5, "the first relay's end")
-            assert dict.fromkeys((f"s{number}" for number in range(20)), 2) == books.rehomed
-            assert 20 == pool.sessions()[2]
+            await wait_until_async(lambda: books.lost, 5, "the word of it")
+            assert dict.fromkeys((f"s{number}" for number in range(20)), 2) == books.live
+            assert {2: 20} == pool.sessions()
             close(ends)
             await wait_until_async(lambda: len(books.ended) == 20, 5, "20 ends")
             assert {1_000_000} == {ended.bytes_up for ended in books.ended}
             pool.close()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5, 6, 8, 12, 20, 40])
+def test_no_router_has_a_session_in_its_hands(run: Run, turns: int) -> None:
+    """It ends at any moment of a move: every session is at one of the relays, and the next router goes on."""
+
+    async def scene() -> None:
+        before = open_descriptors()
+        async with held() as one, held() as two:
+            first = RelayPool(Books())
+            first.add(1, one.router_end.dup())
+            await first.introduced()
+            ends = [await adopted(first, number) for number in range(100)]
+            first.close()
+
+            pool = RelayPool(Books())
+            pool.add(1, one.router_end.dup())
+            pool.add(2, two.router_end.dup())
+            await pool.introduced()
+            pool.surrender(1)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            pool.close()
+
+            books = Books()
+            heir = RelayPool(books)
+            heir.add(1, one.router_end.dup())
+            heir.add(2, two.router_end.dup())
+            await heir.introduced()
+            heir.surrender(1)
+            await wait_until_async(lambda: books.lost, 5, "the first relay's end")
+            assert dict.fromkeys((f"s{number}" for number in range(100)), 2) == books.live
+            assert ({2: 100}, []) == (heir.sessions(), books.ended)
+            for client, server in ends:
+                client.send(b"still here")
+                assert b"still here" == await read(server, 10)
+            close(ends)
+            await wait_until_async(lambda: len(books.ended) == 100, 5, "100 ends")
+            heir.close()
+        assert before == open_descriptors()
 
     run(scene())
 

@@ -128,9 +128,9 @@ class Farmhouse:
         return [event["event"] for event in self.events.recent()]
 
 
-def state_of(known: SessionFacts, *, up: int = 0, down: int = 0) -> SessionState:
+def state_of(known: SessionFacts, *, up: int = 0, down: int = 0, moves: int = 0) -> SessionState:
     """Return what a relay tells of a live session."""
-    return SessionState(known.id, msgspec.msgpack.encode(known), up, down)
+    return SessionState(known.id, msgspec.msgpack.encode(known), up, down, moves)
 
 
 def ended(known: SessionFacts, *, up: int = 0, down: int = 0, **said: Any) -> Ended:

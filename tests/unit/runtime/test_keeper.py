@@ -38,9 +38,9 @@ def lose_other(house: Farmhouse) -> None:
     lose(house, relay=8)
 
 
-def rehome(house: Farmhouse) -> None:
-    """The session moves to relay 8."""
-    house.keeper.session_rehomed(state_of(ONE, up=50, down=60), 8)
+def move(house: Farmhouse) -> None:
+    """The session has moved to relay 8."""
+    house.keeper.session_live(state_of(ONE, up=50, down=60, moves=1), 8)
 
 
 Step = Callable[[Farmhouse], None]
@@ -60,10 +60,13 @@ Step = Callable[[Farmhouse], None]
         ([live, end, lose], "eof"),
         ([end, lose], "eof"),
         ([live, lose_other, end], "eof"),
-        ([live, rehome, lose, end], "eof"),
-        ([live, rehome, lose_other], "relay-lost"),
-        ([rehome, end], "eof"),
-        ([rehome, lose_other, end], "relay-lost"),
+        ([live, move, lose, end], "eof"),
+        ([live, move, lose_other], "relay-lost"),
+        ([move, end], "eof"),
+        ([move, lose_other, end], "relay-lost"),
+        ([move, live, lose, end], "eof"),
+        ([live, end, move], "eof"),
+        ([live, lose, move], "relay-lost"),
     ],
     ids=lambda value: "-".join(step.__name__ for step in value) if isinstance(value, list) else None,
 )
@@ -135,10 +138,23 @@ def test_bytes_are_counted_once(house: Farmhouse) -> None:
     assert [90, 180] == moved_bytes(house)
 
 
+def test_the_words_of_a_relay_that_gave_it_away_come_late(house: Farmhouse) -> None:
+    """Bytes never go back, and the session is where it moved to last."""
+    live(house)
+    move(house)
+    house.keeper.session_moved("s1", 500, 600)
+    house.keeper.session_moved("s1", 40, 700)
+    live(house)
+    session = house.dispatcher.ledger.get("s1")
+    assert session is not None
+    assert (8, 500, 700) == (session.relay, session.bytes_up, session.bytes_down)
+    assert [490, 680] == moved_bytes(house)
+
+
 def test_a_session_that_moves_keeps_its_books(house: Farmhouse) -> None:
     """It is one session, with one place, on the same server."""
     live(house)
-    rehome(house)
+    move(house)
     session = house.dispatcher.ledger.get("s1")
     assert session is not None
     assert 8 == session.relay
