@@ -69,10 +69,12 @@ class Supervisor:
         self._stopping = False
         self._upgrading = False
         self._stop_later = False
+        self._reload_later = False
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
         self._ping_number = 0
         self._ready = False
+        self._router_ready = False
         self._events.on_event = self._tell_router
 
     # ---- life --------------------------------------------------------------------------------------
@@ -138,7 +140,18 @@ class Supervisor:
 
     def _reload(self) -> None:
         self._reopen_log()  # for whoever has rotated the file
-        if self._router is not None:
+        self._reload_later = True
+        self._reload_if_ready()
+
+    def _reload_if_ready(self) -> None:
+        """Pass SIGHUP on, unless there is no router that would carry it out: then the next one will."""
+        if (
+            self._reload_later
+            and self._router is not None
+            and self._router_ready
+            and not self._router.retiring
+        ):
+            self._reload_later = False
             self._router.channel.send(messages.Reload())
 
     async def _end_relays(self) -> None:
@@ -173,9 +186,11 @@ class Supervisor:
             router.channel.send(messages.Retire())  # its end brings us to _leave_to_new_code
 
     def _leave_to_new_code(self) -> None:
-        stop_later = signal.SIGTERM if self._stop_later else None
+        later = {signal.SIGTERM: self._stop_later, signal.SIGHUP: self._reload_later}
         try:
-            upgrade.become_new(self._left_behind(), self._active.path, then=stop_later)
+            upgrade.become_new(
+                self._left_behind(), self._active.path, then=[number for number in later if later[number]]
+            )
         except OSError as error:
             self._upgrading = False
             self._events.error("upgrade_failed", detail=f"{error}: going on with the old code")
@@ -317,6 +332,7 @@ class Supervisor:
     def _start_router(self) -> None:
         if self._stopping:
             return
+        self._router_ready = False
         kept = active_file.kept_file(self._active)
         pid, line = children.start("router", [str(kept), str(self._active.path)], [])
         self._router = Child(
@@ -356,7 +372,8 @@ class Supervisor:
                 spawn(self._upgrade(router), name="upgrade")
             case messages.Ready():
                 self._notifier.send(READY=1, STATUS=message.status)
-                self._ready = True
+                self._ready = self._router_ready = True
+                self._reload_if_ready()
             case messages.Reloaded():
                 self._reloaded()
             case messages.Status():

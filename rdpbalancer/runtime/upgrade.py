@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -106,10 +107,10 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
-def become_new(inherited: Inherited, path: Path, *, then: signal.Signals | None = None) -> None:
+def become_new(inherited: Inherited, path: Path, *, then: Iterable[signal.Signals]) -> None:
     """Become the newly installed code, in this very process. Returns only by an OSError.
 
-    `then`: a signal that the new code is to get as soon as it listens to signals.
+    `then`: signals that the new code is to get as soon as it listens to signals.
     """
     descriptors = [listener.descriptor for listener in inherited.listeners]
     for relay in inherited.relays:
@@ -119,8 +120,8 @@ def become_new(inherited: Inherited, path: Path, *, then: signal.Signals | None 
     os.lseek(memory, 0, os.SEEK_SET)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
-    if then is not None:
-        os.kill(os.getpid(), then)  # blocked, and so kept by the kernel until the new code lets it in
+    for number in then:
+        os.kill(os.getpid(), number)  # blocked, and so kept by the kernel until the new code lets it in
     sys.stdout.flush()
     sys.stderr.flush()
     environ = {**os.environ, _ENVIRONMENT: str(memory)}

@@ -13,7 +13,7 @@ import pytest
 from rdpbalancer.control.client import UnreachableError
 from tests.faults.upgrade.crowd import Crowd
 from tests.faults.upgrade.upgrading import gone, one_record_each
-from tests.support.house import House, labs
+from tests.support.house import House, labs, real_server
 from tests.support.processes import command_line
 from tests.support.wait import wait_until_async
 
@@ -205,3 +205,26 @@ async def test_sigterm(new_house: NewHouse, moment: str) -> None:
         await upgrading
         records = {record["user"]: record["close_reason"] for record in one_record_each(vip, 2)}
         assert {"alice": "eof", "patient": "shutdown"} == records
+
+
+@pytest.mark.parametrize("moment", ["upgrading", "router_retiring", "upgraded", "killed"])
+async def test_sighup(new_house: NewHouse, moment: str) -> None:
+    """The signal comes while no router can carry it out: the next one does."""
+    house = await asyncio.to_thread(new_house, relays=1)
+    async with labs(2) as servers:
+        vip = await house.serve(servers[:1])
+        vip.description["real_servers"].append(real_server(servers[1]))
+        house.write_configuration()
+        before = len(house.events("reloaded"))
+        if moment == "killed":
+            router = await house.router_pid()
+            os.kill(router, signal.SIGKILL)
+            await wait_until_async(lambda: house.events("router_ended"), 10, "its end")
+            done = None
+        else:
+            done = asyncio.get_running_loop().create_task(house.command("upgrade", "--wait"))
+            await wait_until_async(lambda: house.events(moment), 20, moment)
+        os.kill(house.pid, signal.SIGHUP)
+        await wait_until_async(lambda: len(house.events("reloaded")) > before, 20, "the reload")
+        assert done is None or 0 == (await done).returncode, house.tail()
+        assert 2 == len(await vip.servers())
