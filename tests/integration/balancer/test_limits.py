@@ -213,6 +213,26 @@ async def test_a_bound_user_waits_for_their_own_server(house: House) -> None:
         assert "cookie" == next(r["reason"] for r in await vip.wait_records(3) if r["queue_ms"] > 0)
 
 
+@pytest.mark.parametrize("verb", ["move", "delete"])
+async def test_an_operator_ends_the_wait(house: House, verb: str) -> None:
+    """A user who waits for their own full server is bound elsewhere, or to nothing: they go there at once."""
+    async with labs(2) as servers, AsyncExitStack() as stack:
+        vip = await house.serve(
+            [real_server(server, max_connections=1) for server in servers], scheduler="first-available"
+        )
+        async with LabClient(vip.endpoint, Opening(cookie="alice")) as client:
+            await client.leave()
+        await vip.wait_sessions(0)
+        await hold(stack, vip, "bob")  # takes alice's place on ts1
+        waiting = spawn(hold(stack, vip, "alice"), name="user", on_error=lambda _error: None)
+        await wait_until_async(lambda: _queued(vip, 1), 5, "alice in the queue")
+        params = {"key": "alice", "service": vip.name} | ({"server": "ts2"} if verb == "move" else {})
+        await house.ask(f"persist-{verb}", **params)
+        alice = await waiting
+        assert "ts2" == (await alice.login("alice")).server
+        assert {"alice": "ts2", "bob": "ts1"} == await vip.bindings()
+
+
 async def test_when_full_redispatch(house: House) -> None:
     """With `when_full: redispatch` a user whose server is full goes elsewhere, and is bound there."""
     async with labs(2) as servers, AsyncExitStack() as stack:

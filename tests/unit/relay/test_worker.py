@@ -1,8 +1,13 @@
 """A relay and the router's side of it, over a real line, in one loop."""
 
+import array
 import asyncio
+import contextlib
+import fcntl
 import random
 import socket
+import struct
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,15 +21,18 @@ from rdpbalancer.relay.inline import InlineRelay
 from rdpbalancer.relay.messages import (
     FROM_RELAY,
     PROTOCOL_VERSION,
+    TO_HEIR,
     TO_RELAY,
     Ended,
     Hello,
     Live,
+    Moved,
     Ping,
     Pong,
     Retire,
     SessionState,
     Stop,
+    Surrender,
 )
 from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.relay.worker import Relay
@@ -333,6 +341,56 @@ def test_no_router_has_a_session_in_its_hands(run: Run, turns: int) -> None:
             close(ends)
             await wait_until_async(lambda: len(books.ended) == 100, 5, "100 ends")
             heir.close()
+        assert before == open_descriptors()
+
+    run(scene())
+
+
+def _unread(line: socket.socket) -> int:
+    """Return how many bytes lie in a line."""
+    (size,) = struct.unpack("i", fcntl.ioctl(line, termios.FIONREAD, bytes(4)))
+    return int(size)
+
+
+def test_a_stop_in_the_middle_of_a_move(run: Run) -> None:
+    """What has not left is ended and reported, the one that waited for the line included."""
+
+    async def scene() -> None:
+        before = open_descriptors()
+        books = Books()
+        pool = RelayPool(books)
+        async with held() as one:
+            pool.add(1, one.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, number) for number in range(300)]
+            giving, inheriting = pair()
+            one.router_end.sendmsg(
+                [msgspec.msgpack.encode(Surrender(300))],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [giving.fileno()]))],
+            )
+            giving.close()
+            seen = [0]
+
+            def full() -> bool:
+                seen.append(_unread(inheriting))
+                return seen[-1] == seen[-2] > 0
+
+            await wait_until_async(full, 5, "a full line")
+        await wait_until_async(lambda: books.lost, 5, "the relay's end")
+        said = []
+        with contextlib.suppress(BlockingIOError):
+            while data := inheriting.recv(100_000):
+                moved = TO_HEIR.decode(data)
+                assert isinstance(moved, Moved)
+                said.append(moved.id)
+        assert said
+        assert {CloseReason.SHUTDOWN} == {ended.close_reason for ended in books.ended}
+        assert sorted(f"s{number}" for number in range(300)) == sorted(
+            said + [ended.id for ended in books.ended]
+        )
+        inheriting.close()
+        close(ends)
+        pool.close()
         assert before == open_descriptors()
 
     run(scene())

@@ -209,3 +209,21 @@ def test_keys_of_other_methods_are_restored_too(house: Farmhouse) -> None:
     binding = house.dispatcher.bindings(SERVICE).get(home, now=house.now)
     assert binding is not None
     assert ("ts2", None) == (binding.server, binding.expires_at)
+
+
+def test_a_session_heard_of_while_its_service_is_away_is_pinned_when_it_is_back() -> None:
+    """A reload takes a service out, a router restarts, another reload brings it back: the user is bound."""
+    vip, other = service_of(["ts1", "ts2"]), service_of(["ts1"], name="other")
+    house = Farmhouse(vip, other)
+    house.apply(other)
+    house.session("s1", "ts2", key=ALICE)
+    house.session("s2", "ts1", key=ALICE, service="other")
+    house.session("s3", "ts1")
+    house.apply(vip, other)
+    bound = house.dispatcher.bindings(SERVICE).get(ALICE, now=house.now)
+    assert bound is not None
+    assert ("ts2", None) == (bound.server, bound.expires_at)
+    house.dispatcher.close("s1", now=house.now)
+    bound = house.dispatcher.bindings(SERVICE).get(ALICE, now=house.now)
+    assert bound is not None
+    assert bound.expires_at is not None
