@@ -20,6 +20,8 @@ _SERVERS: Final = 3
 _USERS: Final = 150
 _BETWEEN_S: Final = (1.0, 4.0)
 _SAMPLE_S: Final = 1.0
+# A router that is to be killed in an upgrade dies within this time; a bit more than an upgrade takes.
+_UPGRADE_S: Final = 4.0
 # A process has loaded all it needs, and has its share of users.
 _GROWN_UP_S: Final = 8.0
 
@@ -68,6 +70,7 @@ class Soak:
             "relay killed": lambda: self._kill_relay(house),
             "reload": lambda: self._reload(house, vip),
             "upgrade": lambda: self._upgrade(house),
+            "router killed in an upgrade": lambda: self._kill_router_in_upgrade(house),
             "drain": lambda: self._drain(house, vip),
             "server failed": lambda: self._fail(vip, servers, users),
             "server stalled": lambda: self._stall(servers),
@@ -108,6 +111,21 @@ class Soak:
         if done.returncode:
             self.done.complaints.append(f"upgrade: exit status {done.returncode}: {done.stderr}")
         await wait_until_async(lambda: not old & set(house.processes()), 10, "the end of the old processes")
+
+    async def _kill_router_in_upgrade(self, house: House) -> None:
+        """At any moment of it, while sessions move or before. The command may not hear how it ends."""
+        upgrading = asyncio.get_running_loop().create_task(house.command("upgrade", "--wait"))
+        await asyncio.sleep(self._rng.uniform(0.0, _UPGRADE_S))
+        for router in [pid for pid in house.processes() if "router" in command_line(pid)]:
+            self.done.routers_killed_at.append(time.time())
+            house.kill(router)
+        await upgrading
+        await house.answers_again(20)
+
+        async def settled() -> bool:
+            return not (await house.status())["relays_retiring"]
+
+        await wait_until_async(settled, 20, "the end of the old relays")
 
     async def _drain(self, house: House, vip: Vip) -> None:
         server = self._rng.choice(sorted(await vip.servers()))
