@@ -30,6 +30,8 @@ _CUT_SHORT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 # counted too: a message may speak of 32 sessions, some 10 KiB, which takes 2 ms.
 _MESSAGES_PER_TURN = 64
 _BYTES_PER_TURN = 64 * 1024
+# What may still lie in a line whose other end is gone: more than the kernel's buffer has room for.
+_LAST_WORDS = 10_000
 # Kernel-side refusals that pass by themselves: buffer full, or too many descriptors in flight.
 _TRY_LATER = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 _RETRY_S = 0.01
@@ -137,7 +139,7 @@ class Channel:
                 self._sock.send(data)
         except OSError as error:
             if error.errno not in _TRY_LATER:
-                self._loop.call_soon(self._fail, f"cannot send: {error}")
+                self._loop.call_soon(self._hear_last_words, f"cannot send: {error}")
             return False
         _close_all(sockets)
         return True
@@ -167,37 +169,53 @@ class Channel:
     def _readable(self) -> None:
         taken_bytes = 0
         for _ in range(_MESSAGES_PER_TURN):
-            try:
-                data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES)
-            except (BlockingIOError, InterruptedError):
+            size_bytes = self._receive()
+            if size_bytes is None:
                 return
-            except OSError as error:
-                self._fail(f"cannot receive: {error}")
-                return
-            sockets = _sockets(ancillary) if ancillary else []
-            if not data:
-                _close_all(sockets)
-                self._fail("the other process has ended")
-                return
-            if not self._deliver(data, flags, sockets) or self._closed:
-                return
-            taken_bytes += len(data)
+            taken_bytes += size_bytes
             if taken_bytes > _BYTES_PER_TURN:
                 return
 
-    def _deliver(self, data: bytes, flags: int, sockets: list[socket.socket]) -> bool:
+    def _receive(self) -> int | None:
+        """Take one message and return its size; None: there is none, or the line has been closed by it."""
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except ConnectionResetError:
+            # It has ended with something of ours unread. What it had said before that comes after the error.
+            self._hear_last_words("the other process has ended")
+            return None
+        except OSError as error:
+            self._fail(f"cannot receive: {error}")
+            return None
+        sockets = _sockets(ancillary) if ancillary else []
+        if data:
+            self._deliver(data, flags, sockets)
+        else:
+            _close_all(sockets)
+            self._fail("the other process has ended")
+        return None if self._closed else len(data)
+
+    def _hear_last_words(self, why: str) -> None:
+        """The line is broken: take what still lies in it, at once, and end."""
+        for _ in range(_LAST_WORDS):
+            if self._closed or self._receive() is None:
+                break
+        self._fail(why)
+
+    def _deliver(self, data: bytes, flags: int, sockets: list[socket.socket]) -> None:
         if flags & _CUT_SHORT:
             _close_all(sockets)
             self._fail("a message was cut short")
-            return False
+            return
         try:
             message = self._decoder.decode(data)
         except msgspec.MsgspecError as error:
             _close_all(sockets)
             self._fail(f"the other process speaks another version of the private protocol: {error}")
-            return False
+            return
         self._on_message(message, sockets)
-        return True
 
     def _fail(self, why: str) -> None:
         if self._closed:

@@ -199,6 +199,25 @@ def test_what_a_dead_process_has_not_taken_can_be_taken_back(run: Run, line: Lin
     run(scene())
 
 
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "sending"])
+def test_the_last_words_of_a_dead_process_are_heard(run: Run, line: Line, *, silent: bool) -> None:
+    """It dies with something of ours unread: the kernel tells that first, and then what it had said."""
+
+    async def scene() -> None:
+        one, other = Ear(line[0]), line[1]
+        one.channel.send(Word(0))
+        for number in range(200):
+            other.send(msgspec.msgpack.encode(Word(number)))
+        other.close()
+        if not silent:
+            one.channel.send(Word(1))
+        await wait_until_async(lambda: one.closes, 5, "the close")
+        assert [Word(number) for number in range(200)] == one.words
+        assert 1 == one.closes
+
+    run(scene())
+
+
 def test_closing_drops_the_backlog(run: Run, line: Line) -> None:
     """Sockets that wait to be sent when the line is closed are closed, too."""
 
