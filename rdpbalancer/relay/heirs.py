@@ -5,7 +5,6 @@ line is the relays', and what has been said over it is told to the next router.
 """
 
 import itertools
-import os
 import socket
 from collections.abc import Collection
 
@@ -15,9 +14,13 @@ from rdpbalancer.relay.channel import pair
 from rdpbalancer.relay.link import Link
 from rdpbalancer.relay.messages import Arrived, Inherit, Surrender
 
+# Moves at once. Each is a descriptor of the router, and one of both relays, of those kept back
+# (`net.descriptors.RESERVED`).
+_MOVES_AT_ONCE = 16
+
 
 class _Move(msgspec.Struct, eq=False):
-    """Up to `left` more sessions go from `origin` to `heir`.
+    """Up to `left` more sessions go from `origin` to `heir`; `brought` have come.
 
     `line`: the giving end, until the heir has said that it holds the other.
     """
@@ -26,12 +29,17 @@ class _Move(msgspec.Struct, eq=False):
     heir: Link
     left: int
     line: socket.socket | None
+    brought: int = 0
 
 
 class Heirs:
-    """All moves from relay to relay. `capacity`: sessions that a relay has descriptors for."""
+    """All moves from relay to relay.
 
-    def __init__(self, capacity: int) -> None:
+    `router`: a word that no other router uses. `capacity`: sessions that a relay has descriptors for.
+    """
+
+    def __init__(self, router: str, capacity: int) -> None:
+        self._router = router
         self._capacity = capacity
         self._moves: dict[str, _Move] = {}
         self._numbers = itertools.count(1)
@@ -39,7 +47,7 @@ class Heirs:
     def find(self, links: Collection[Link]) -> None:
         """Find heirs for all sessions of relays that surrender and have none yet, as far as there is room."""
         for origin in links:
-            if origin.surrenders:
+            if origin.surrenders and origin.compatible:
                 self._divide(origin, [link for link in links if link.serves])
 
     def _divide(self, origin: Link, heirs: list[Link]) -> None:
@@ -48,32 +56,34 @@ class Heirs:
         for index, heir in enumerate(heirs):
             even = -(-left // (len(heirs) - index))
             share = min(even, self._capacity - heir.load)
-            if share > 0:
+            if share > 0 and len(self._moves) < _MOVES_AT_ONCE:
                 self._arrange(origin, heir, share)
                 left -= share
 
     def _arrange(self, origin: Link, heir: Link, sessions: int) -> None:
-        name = f"{os.getpid()}-{next(self._numbers)}"
+        name = f"{self._router}-{next(self._numbers)}"
         giving, inheriting = pair()
         self._moves[name] = _Move(origin, heir, sessions, giving)
         heir.expected += sessions
         heir.send(Inherit(name), [inheriting])
 
-    def arrived(self, heir: Link, arrived: Arrived) -> None:
-        """A relay is there to inherit, or has inherited sessions."""
+    def arrived(self, heir: Link, arrived: Arrived) -> bool:
+        """A relay is there to inherit, or has inherited sessions; return False if a move ends in vain."""
         sessions = len(arrived.sessions)
         heir.sessions += sessions
         move = self._moves.get(arrived.move)
         if move is None:
-            return  # an earlier router's; who gave them does not count them any more
+            return True  # an earlier router's; who gave them does not count them any more
         move.origin.sessions -= sessions
         move.left -= sessions
+        move.brought += sessions
         heir.expected -= sessions
         if move.line is not None:
             line, move.line = move.line, None
             move.origin.send(Surrender(move.left), [line])
         if arrived.last:
             self._end(arrived.move)
+        return bool(move.brought) or not arrived.last
 
     def lost(self, link: Link) -> None:
         """A relay is gone: it inherits no more. What it was to give may still arrive."""
@@ -81,9 +91,10 @@ class Heirs:
             if move.heir is link:
                 self._end(name)
 
-    def awaited(self, origin: Link) -> bool:
-        """Whether sessions of a relay may be on their way."""
-        return any(move.origin is origin for move in self._moves.values())
+    @property
+    def going_on(self) -> bool:
+        """Whether sessions may be on their way: from whom to whom is not known, an heir may give them on."""
+        return bool(self._moves)
 
     def close(self) -> None:
         """Give up what is not arranged yet. What is goes on without us."""

@@ -69,11 +69,15 @@ class Owner(Protocol):
 class Link:
     """One relay process as the router sees it.
 
-    `expected`: sessions that other relays have been told to give it. `surrenders`: it gives its own away.
+    `expected`: sessions that other relays have been told to give it. `surrenders`: it is to give its own
+    away. `router`: our word in the greeting. Until the relay gives it back, what is heard was said to an
+    earlier router: ends are ends, but where sessions were is told anew.
     """
 
-    def __init__(self, pid: int, sock: socket.socket, owner: Owner) -> None:
+    def __init__(self, pid: int, sock: socket.socket, owner: Owner, *, router: str) -> None:
         self.pid = pid
+        self._router = router
+        self._answered = False
         self.sessions = 0
         self.introduced = asyncio.Event()
         self.compatible = False
@@ -117,7 +121,7 @@ class Link:
         del sockets  # a relay sends none
         events = self._owner.events
         match message:
-            case Arrived():
+            case Arrived() if self._answered:
                 self._owner.arrived(self, message)
             case Ends():
                 self.sessions -= len(message.sessions)
@@ -127,12 +131,17 @@ class Link:
             case Counts():
                 for session_id, bytes_up, bytes_down in message.counts:
                     events.session_moved(session_id, bytes_up, bytes_down)
-            case Live():
+            case Live() if self._answered:
                 self._introduce(message)
             case Hello():
-                # What was counted from messages of an earlier router's time is replaced by what it tells.
-                self.sessions = 0
-                self.compatible = message.version == PROTOCOL_VERSION
+                self._greeted(message)
+
+    def _greeted(self, hello: Hello) -> None:
+        same_version = hello.version == PROTOCOL_VERSION
+        if same_version and hello.router != self._router:
+            return  # the answer to an earlier router; another version may not know what to give back
+        self.compatible, self._answered = same_version, True
+        self.sessions = 0
 
     @property
     def error(self) -> ChannelError | None:

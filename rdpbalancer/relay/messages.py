@@ -15,12 +15,14 @@ PROTOCOL_VERSION = 3
 class Hello(msgspec.Struct, tag="hello", array_like=True):
     """First word, both ways. The relay answers with its sessions, in `Live` messages.
 
-    `report_interval_s`: how often the relay reports byte counts.
+    `report_interval_s`: how often the relay reports byte counts. `router`: a word of the router's own, given
+    back in the answer: what a relay has said to an earlier router is in the line, too, and not for this one.
     """
 
     version: int
     pid: int
     report_interval_s: float = 5.0
+    router: str = ""
 
 
 class Carried(msgspec.Struct, array_like=True):

@@ -64,6 +64,10 @@ class Moves:
         for line in self._giving:
             line.left = 0
 
+    def waiting(self) -> list[SessionState]:
+        """Return the sessions that have left the pump and not gone: they may be back in it any moment."""
+        return [line.waiting for line in self._giving if line.waiting is not None]
+
     def inherit(self, move: str, sock: socket.socket) -> None:
         """Take what the relay at the other end gives."""
 
@@ -150,6 +154,14 @@ class Giving:
     def done(self) -> bool:
         """Whether nothing more goes over it, and all that was to go has gone."""
         return self._line.closed or not (self.left or self._line.backlog)
+
+    @property
+    def waiting(self) -> SessionState | None:
+        """The session that waits for the line to take it; as it was here, before its move."""
+        last = self._last
+        if last is None or not self._line.backlog:
+            return None
+        return SessionState(last.id, last.facts, last.bytes_up, last.bytes_down, last.moves - 1)
 
     def give(self, session: Carried, sockets: Pair) -> None:
         """Send a session. The sockets are the heir's from then on."""

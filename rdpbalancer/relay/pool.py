@@ -1,7 +1,8 @@
-"""The relay processes, together: which one gets a session, and where one goes that has lost its own."""
+"""The relay processes, together: which one gets a session, and what becomes of those that make way."""
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,8 @@ REPORT_INTERVAL_S = 4.0
 DEFAULT_CAPACITY = 100_000
 # How long a new router waits for the relays to tell their sessions before it takes connections.
 INTRODUCTION_S = 5.0
+# After a move that has brought nothing: why it did may last.
+_MOVE_AGAIN_S = 1.0
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -44,15 +47,17 @@ class RelayPool:
         self._report_interval_s = report_interval_s
         self._links: dict[int, Link] = {}
         self._waiting: set[asyncio.Future[bool]] = set()
-        self._heirs = Heirs(capacity)
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._heirs = Heirs(self._name, capacity)
+        self._move_again: asyncio.TimerHandle | None = None
         self._gone: list[Link] = []
         self._kicked: dict[str, CloseReason] = {}
 
     def add(self, pid: int, sock: socket.socket) -> None:
         """Take a relay into use, and ask it for its sessions."""
-        link = Link(pid, sock, self)
+        link = Link(pid, sock, self, router=self._name)
         self._links[pid] = link
-        link.send(Hello(PROTOCOL_VERSION, os.getpid(), self._report_interval_s))
+        link.send(Hello(PROTOCOL_VERSION, os.getpid(), self._report_interval_s, self._name))
 
     async def introduced(self) -> None:
         """Wait until every relay has told its sessions, or is given up waiting for."""
@@ -117,15 +122,15 @@ class RelayPool:
 
     @property
     def in_hand(self) -> int:
-        """Messages and new sessions that this process holds at the moment: lost if it ended now."""
-        return sum(link.in_hand for link in self._links.values())
+        """What would be lost if this process ended now: messages, new sessions, and what only it knows."""
+        return sum(link.in_hand for link in self._links.values()) + len(self._gone) + len(self._kicked)
 
     def kick(self, relay: int, session_ids: Sequence[str], reason: CloseReason) -> None:
         """Ask a relay to end sessions. Their ends are reported as any other."""
-        link = self._links.get(relay)
-        if link is None or link.surrenders:
+        if self._heirs.going_on:
             # They may be on their way to another relay.
             self._kicked.update(dict.fromkeys(session_ids, reason))
+        link = self._links.get(relay)
         if link is None:
             return
         for start in range(0, len(session_ids), _KICKS_PER_MESSAGE):
@@ -139,17 +144,18 @@ class RelayPool:
                 link.retiring = True
                 link.send(Retire())
 
-    def surrender(self, relay: int) -> None:
-        """Have a relay give all its sessions to the others, as soon as they have room, and exit."""
-        self.retire([relay])
-        link = self._links.get(relay)
-        if link is not None:
-            link.surrenders = link.compatible
-            self._heirs.find(self._links.values())
+    def surrender(self, relays: Sequence[int]) -> None:
+        """Have these relays give all their sessions to the others, as soon as they have room, and exit."""
+        self.retire(relays)
+        for relay in relays:
+            link = self._links.get(relay)
+            if link is not None:
+                link.surrenders = True
+        self._heirs.find(self._links.values())
 
     def arrived(self, heir: Link, arrived: Arrived) -> None:
         """A relay inherits sessions of another one, or will not inherit any more."""
-        self._heirs.arrived(heir, arrived)
+        worth_it = self._heirs.arrived(heir, arrived)
         for state in arrived.sessions:
             self.events.session_live(state, heir.pid)
             reason = self._kicked.pop(state.id, None)
@@ -157,7 +163,14 @@ class RelayPool:
                 heir.send(Kick([state.id], reason))
         if arrived.last:
             self._judge()
+        if arrived.last and worth_it:
             self.changed()
+        elif not worth_it and self._move_again is None:
+            self._move_again = asyncio.get_running_loop().call_later(_MOVE_AGAIN_S, self._changed_later)
+
+    def _changed_later(self) -> None:
+        self._move_again = None
+        self.changed()
 
     def sessions(self) -> dict[int, int]:
         """Return each relay's process id and its number of sessions."""
@@ -185,15 +198,18 @@ class RelayPool:
 
     def _judge(self) -> None:
         """Tell which relays are lost, and with them those of their sessions that cannot arrive elsewhere."""
-        for link in [link for link in self._gone if not self._heirs.awaited(link)]:
-            self._gone.remove(link)
+        if self._heirs.going_on:
+            return
+        gone, self._gone = self._gone, []
+        for link in gone:
             self.events.relay_lost(link.pid, link.error)
-        if not self._gone and not any(link.surrenders for link in self._links.values()):
-            self._kicked.clear()
+        self._kicked.clear()
 
     def close(self) -> None:
         """Close the lines. The relays go on."""
         self._heirs.close()
+        if self._move_again is not None:
+            self._move_again.cancel()
         for link in self._links.values():
             link.close()
         self._links.clear()

@@ -111,6 +111,8 @@ class Relay:
                 self._stop_if_retired()
             case Surrender():
                 self._moves.surrender(message.sessions, sockets[0])
+            case Inherit() if self._stopped.is_set():
+                sockets[0].close()  # nobody would be there to take anything
             case Inherit():
                 self._moves.inherit(message.move, sockets[0])
             case Hello():
@@ -121,8 +123,8 @@ class Relay:
         self._report_ends()
         self._moves.give_no_more()
         self._report_interval_s = hello.report_interval_s
-        self._router.send(Hello(PROTOCOL_VERSION, os.getpid()))
-        states = [session.state for session in self._pump]
+        self._router.send(Hello(PROTOCOL_VERSION, os.getpid(), router=hello.router))
+        states = [*(session.state for session in self._pump), *self._moves.waiting()]
         for start in range(0, len(states), _STATES_PER_MESSAGE):
             self._router.send(Live(states[start : start + _STATES_PER_MESSAGE], last=False))
         self._router.send(Live([], last=True))

@@ -49,6 +49,7 @@ class Keeper:
                 self._restore(state, relay)
         elif state.moves > session.moves:
             session.relay, session.moves = relay, state.moves
+            self._count(session, state.bytes_up, state.bytes_down)
 
     def _restore(self, state: SessionState, relay: int) -> None:
         facts = _FACTS.decode(state.facts)

@@ -176,8 +176,7 @@ class Router:
         await self.relays.introduced()
         self.dispatcher.unpin_unused(now=self._clock())
         if isinstance(self.relays, RelayPool):
-            for relay in self._outdated:
-                self.relays.surrender(relay)
+            self.relays.surrender(self._outdated)
         self.metrics.observe_state(
             lambda: self.views.snapshot(relays=self.relays.sessions(), half_open=self.admission.half_open)
         )

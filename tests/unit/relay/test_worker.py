@@ -289,7 +289,7 @@ def test_sessions_move_to_another_relay(run: Run) -> None:
             ]
             pool.add(2, two.router_end.dup())
             await pool.introduced()
-            pool.surrender(1)
+            pool.surrender([1])
             assert data == await asyncio.gather(*reading)
             await asyncio.gather(*writing)
             await wait_until_async(one.task.done, 5, "the first relay's end")
@@ -321,7 +321,7 @@ def test_no_router_has_a_session_in_its_hands(run: Run, turns: int) -> None:
             pool.add(1, one.router_end.dup())
             pool.add(2, two.router_end.dup())
             await pool.introduced()
-            pool.surrender(1)
+            pool.surrender([1])
             for _ in range(turns):
                 await asyncio.sleep(0)
             pool.close()
@@ -331,7 +331,7 @@ def test_no_router_has_a_session_in_its_hands(run: Run, turns: int) -> None:
             heir.add(1, one.router_end.dup())
             heir.add(2, two.router_end.dup())
             await heir.introduced()
-            heir.surrender(1)
+            heir.surrender([1])
             await wait_until_async(lambda: books.lost, 5, "the first relay's end")
             assert dict.fromkeys((f"s{number}" for number in range(100)), 2) == books.live
             assert ({2: 100}, []) == (heir.sessions(), books.ended)
@@ -352,6 +352,62 @@ def _unread(line: socket.socket) -> int:
     return int(size)
 
 
+async def fill(line: socket.socket, relay: Held, sessions: int) -> socket.socket:
+    """Have a relay give its sessions away until the line takes no more; return the heir's end."""
+    giving, inheriting = pair()
+    line.sendmsg(
+        [msgspec.msgpack.encode(Surrender(sessions))],
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [giving.fileno()]))],
+    )
+    giving.close()
+    seen = [0]
+
+    def full() -> bool:
+        seen.append(_unread(inheriting))
+        return seen[-1] == seen[-2] > 0
+
+    await wait_until_async(full, 5, "a full line")
+    assert not relay.task.done()
+    return inheriting
+
+
+def moved_over(line: socket.socket) -> list[str]:
+    """Return the sessions that lie in a line, and close it."""
+    ids = []
+    with contextlib.suppress(BlockingIOError):
+        while data := line.recv(100_000):
+            moved = TO_HEIR.decode(data)
+            assert isinstance(moved, Moved)
+            ids.append(moved.id)
+    line.close()
+    return ids
+
+
+def test_a_router_hears_of_the_session_that_waits_for_a_line(run: Run) -> None:
+    """Its heir may die: then it is back at work, and nobody would know it."""
+
+    async def scene() -> None:
+        books = Books()
+        pool, heir = RelayPool(Books()), RelayPool(books)
+        async with held() as one:
+            pool.add(1, one.router_end.dup())
+            await pool.introduced()
+            ends = [await adopted(pool, number) for number in range(300)]
+            inheriting = await fill(one.router_end, one, 300)
+            pool.close()
+            heir.add(1, one.router_end.dup())
+            await heir.introduced()
+            told = set(books.live)
+            said = moved_over(inheriting)
+            assert (300, set()) == (len(told) + len(said), told & set(said))
+            heir.kick(1, sorted(told), CloseReason.KICKED)
+            await wait_until_async(lambda: {ended.id for ended in books.ended} == told, 5, "all ends")
+            close(ends)
+            heir.close()
+
+    run(scene())
+
+
 def test_a_stop_in_the_middle_of_a_move(run: Run) -> None:
     """What has not left is ended and reported, the one that waited for the line included."""
 
@@ -363,32 +419,14 @@ def test_a_stop_in_the_middle_of_a_move(run: Run) -> None:
             pool.add(1, one.router_end.dup())
             await pool.introduced()
             ends = [await adopted(pool, number) for number in range(300)]
-            giving, inheriting = pair()
-            one.router_end.sendmsg(
-                [msgspec.msgpack.encode(Surrender(300))],
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [giving.fileno()]))],
-            )
-            giving.close()
-            seen = [0]
-
-            def full() -> bool:
-                seen.append(_unread(inheriting))
-                return seen[-1] == seen[-2] > 0
-
-            await wait_until_async(full, 5, "a full line")
+            inheriting = await fill(one.router_end, one, 300)
         await wait_until_async(lambda: books.lost, 5, "the relay's end")
-        said = []
-        with contextlib.suppress(BlockingIOError):
-            while data := inheriting.recv(100_000):
-                moved = TO_HEIR.decode(data)
-                assert isinstance(moved, Moved)
-                said.append(moved.id)
+        said = moved_over(inheriting)
         assert said
         assert {CloseReason.SHUTDOWN} == {ended.close_reason for ended in books.ended}
         assert sorted(f"s{number}" for number in range(300)) == sorted(
             said + [ended.id for ended in books.ended]
         )
-        inheriting.close()
         close(ends)
         pool.close()
         assert before == open_descriptors()

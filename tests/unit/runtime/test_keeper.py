@@ -157,7 +157,7 @@ def test_a_session_that_moves_keeps_its_books(house: Farmhouse) -> None:
     move(house)
     session = house.dispatcher.ledger.get("s1")
     assert session is not None
-    assert 8 == session.relay
+    assert (8, 50, 60) == (session.relay, session.bytes_up, session.bytes_down)
     assert 1 == house.dispatcher.ledger.load(sid("ts1"))
     assert 1 == house.admission.places(SERVICE)
 
