@@ -68,12 +68,12 @@ class Heirs:
         heir.send(Inherit(name), [inheriting])
 
     def arrived(self, heir: Link, arrived: Arrived) -> bool:
-        """A relay is there to inherit, or has inherited sessions; return False if a move ends in vain."""
+        """A relay is there to inherit, or has inherited sessions; return whether a move ends in vain."""
         sessions = len(arrived.sessions)
         heir.sessions += sessions
         move = self._moves.get(arrived.move)
         if move is None:
-            return True  # an earlier router's; who gave them does not count them any more
+            return False  # an earlier router's; who gave them does not count them any more
         move.origin.sessions -= sessions
         move.left -= sessions
         move.brought += sessions
@@ -83,7 +83,7 @@ class Heirs:
             move.origin.send(Surrender(move.left), [line])
         if arrived.last:
             self._end(arrived.move)
-        return bool(move.brought) or not arrived.last
+        return arrived.last and not move.brought
 
     def lost(self, link: Link) -> None:
         """A relay is gone: it inherits no more. What it was to give may still arrive."""

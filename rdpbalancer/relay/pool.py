@@ -155,7 +155,7 @@ class RelayPool:
 
     def arrived(self, heir: Link, arrived: Arrived) -> None:
         """A relay inherits sessions of another one, or will not inherit any more."""
-        worth_it = self._heirs.arrived(heir, arrived)
+        in_vain = self._heirs.arrived(heir, arrived)
         for state in arrived.sessions:
             self.events.session_live(state, heir.pid)
             reason = self._kicked.pop(state.id, None)
@@ -163,14 +163,15 @@ class RelayPool:
                 heir.send(Kick([state.id], reason))
         if arrived.last:
             self._judge()
-        if arrived.last and worth_it:
-            self.changed()
-        elif not worth_it and self._move_again is None:
-            self._move_again = asyncio.get_running_loop().call_later(_MOVE_AGAIN_S, self._changed_later)
+            if in_vain:
+                self._change_later()
+            else:
+                self.changed()
 
-    def _changed_later(self) -> None:
-        self._move_again = None
-        self.changed()
+    def _change_later(self) -> None:
+        if self._move_again is not None:
+            self._move_again.cancel()
+        self._move_again = asyncio.get_running_loop().call_later(_MOVE_AGAIN_S, self.changed)
 
     def sessions(self) -> dict[int, int]:
         """Return each relay's process id and its number of sessions."""
