@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from rdpbalancer.errors import ChannelError
 from rdpbalancer.model import CloseReason, SessionFacts
 from rdpbalancer.relay.channel import Channel, pair
 from rdpbalancer.relay.inline import InlineRelay
@@ -23,7 +22,6 @@ from rdpbalancer.relay.messages import (
     PROTOCOL_VERSION,
     TO_HEIR,
     TO_RELAY,
-    Ended,
     Hello,
     Live,
     Moved,
@@ -41,33 +39,7 @@ from tests.support.house import open_descriptors
 from tests.support.wait import wait_until_async
 from tests.unit.relay.conftest import Run
 from tests.unit.relay.test_pump import read, tcp_pair, write
-
-
-class Books:
-    """Notes what the pool tells."""
-
-    def __init__(self) -> None:
-        self.live: dict[str, int] = {}
-        self.moved: dict[str, tuple[int, int]] = {}
-        self.ended: list[Ended] = []
-        self.lost: list[tuple[int, ChannelError | None]] = []
-
-    def session_live(self, state: SessionState, relay: int) -> None:
-        """Note where a session is."""
-        self.live[state.id] = relay
-
-    def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
-        """Note byte counts."""
-        self.moved[session_id] = (bytes_up, bytes_down)
-
-    def session_ended(self, ended: Ended, relay: int) -> None:
-        """Note an end."""
-        del relay
-        self.ended.append(ended)
-
-    def relay_lost(self, relay: int, error: ChannelError | None) -> None:
-        """Note a loss."""
-        self.lost.append((relay, error))
+from tests.unit.relay.told import Books
 
 
 class Held:
@@ -203,7 +175,7 @@ def test_a_relay_that_is_lost(run: Run) -> None:
             await pool.introduced()
             ends = [await adopted(pool, 1)]
         await wait_until_async(lambda: books.lost, 5, "the loss")
-        assert ([1], {}) == ([pid for pid, _ in books.lost], pool.sessions())
+        assert ([1], {}) == (books.lost, pool.sessions())
         waiting = spawn(adopted(pool, 2), name="waits for a relay")
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -334,6 +306,7 @@ def test_no_router_has_a_session_in_its_hands(run: Run, turns: int) -> None:
             heir.surrender([1])
             await wait_until_async(lambda: books.lost, 5, "the first relay's end")
             assert dict.fromkeys((f"s{number}" for number in range(100)), 2) == books.live
+            assert {1} == set(books.moves.values())
             assert ({2: 100}, []) == (heir.sessions(), books.ended)
             for client, server in ends:
                 client.send(b"still here")
@@ -400,6 +373,7 @@ def test_a_router_hears_of_the_session_that_waits_for_a_line(run: Run) -> None:
             told = set(books.live)
             said = moved_over(inheriting)
             assert (300, set()) == (len(told) + len(said), told & set(said))
+            assert {0} == set(books.moves.values()), "the one that waits has not moved"
             heir.kick(1, sorted(told), CloseReason.KICKED)
             await wait_until_async(lambda: {ended.id for ended in books.ended} == told, 5, "all ends")
             close(ends)

@@ -29,15 +29,19 @@ class Books:
 
     def __init__(self) -> None:
         self.live: dict[str, int] = {}
+        self.moves: dict[str, int] = {}
+        self.moved: dict[str, tuple[int, int]] = {}
         self.lost: list[int] = []
         self.ended: list[Ended] = []
 
     def session_live(self, state: SessionState, relay: int) -> None:
-        """Note where a session is."""
+        """Note where a session is, and how often it has moved."""
         self.live[state.id] = relay
+        self.moves[state.id] = state.moves
 
     def session_moved(self, session_id: str, bytes_up: int, bytes_down: int) -> None:
-        """Not of interest here."""
+        """Note byte counts."""
+        self.moved[session_id] = (bytes_up, bytes_down)
 
     def session_ended(self, end: Ended, relay: int) -> None:
         """Note an end."""
