@@ -1,0 +1,1 @@
+"""Relays and their router together, whatever is killed."""
