@@ -198,7 +198,10 @@ class Channel:
         return None if self._closed else len(data)
 
     def _hear_last_words(self, why: str) -> None:
-        """The line is broken: take what still lies in it, at once, and end."""
+        """The line is broken: take what still lies in it, and end.
+
+        At once, for there may be no other turn: uvloop watches no descriptor further that has had an error.
+        """
         for _ in range(_LAST_WORDS):
             if self._closed or self._receive() is None:
                 break

@@ -9,6 +9,8 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable
 
+import msgspec
+
 from rdpbalancer.relay.channel import Channel
 from rdpbalancer.relay.messages import FROM_HEIR, TO_HEIR, Arrived, Carried, Moved, Part, SessionState
 from rdpbalancer.relay.parts import Parts, packed
@@ -66,7 +68,7 @@ class Moves:
 
     def waiting(self) -> list[SessionState]:
         """Return the sessions that have left the pump and not gone: they may be back in it any moment."""
-        return [line.waiting for line in self._giving if line.waiting is not None]
+        return [state for line in self._giving if (state := line.waiting) is not None]
 
     def inherit(self, move: str, sock: socket.socket) -> None:
         """Take what the relay at the other end gives."""
@@ -157,17 +159,17 @@ class Giving:
 
     @property
     def waiting(self) -> SessionState | None:
-        """The session that waits for the line to take it; as it was here, before its move."""
+        """The session that waits for the line to take it, as it was here."""
         last = self._last
         if last is None or not self._line.backlog:
             return None
-        return SessionState(last.id, last.facts, last.bytes_up, last.bytes_down, last.moves - 1)
+        return SessionState(last.id, last.facts, last.bytes_up, last.bytes_down, last.moves)
 
     def give(self, session: Carried, sockets: Pair) -> None:
         """Send a session. The sockets are the heir's from then on."""
         self.left -= 1
         self._last = session
-        for message in packed(session):
+        for message in packed(msgspec.structs.replace(session, moves=session.moves + 1)):
             self._line.send(message, sockets if isinstance(message, Moved) else ())
 
     def close(self) -> None:

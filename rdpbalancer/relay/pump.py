@@ -314,7 +314,7 @@ class Pump:
             session.closed_first,
             session.up.done,
             session.down.done,
-            session.moves + 1,
+            session.moves,
         )
 
     def close(self) -> None:
