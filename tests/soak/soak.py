@@ -116,7 +116,7 @@ class Soak:
         """At any moment of it, while sessions move or before. The command may not hear how it ends."""
         upgrading = asyncio.get_running_loop().create_task(house.command("upgrade", "--wait"))
         await asyncio.sleep(self._rng.uniform(0.0, _UPGRADE_S))
-        for router in [pid for pid in house.processes() if "router" in command_line(pid)]:
+        for router in house.routers():
             self.done.routers_killed_at.append(time.time())
             house.kill(router)
         await upgrading

@@ -26,7 +26,7 @@ from rdpbalancer.lab.opening import Opening
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Endpoint
 from tests.support.balancer import Balancer
-from tests.support.processes import free_ports, is_alive
+from tests.support.processes import command_line, free_ports, is_alive
 from tests.support.wait import wait_until, wait_until_async
 
 # Checks often enough that a test does not wait for them, patient enough for a machine with other work.
@@ -203,6 +203,10 @@ class House(Balancer):
         """Return the process ids of supervisor, router and relays that live now."""
         assert self.process is not None, "not started"
         return [pid for pid in (self.pid, *self.process.children()) if is_alive(pid)]
+
+    def routers(self) -> list[int]:
+        """Return the process ids of all routers, asking none of them: at an upgrade there may be none."""
+        return [pid for pid in self.processes() if "router" in command_line(pid)]
 
     def descriptors(self) -> dict[int, int]:
         """Return how many descriptors each process has open."""

@@ -14,7 +14,6 @@ from rdpbalancer.control.client import UnreachableError
 from tests.faults.upgrade.crowd import Crowd
 from tests.faults.upgrade.upgrading import gone, one_record_each
 from tests.support.house import House, labs, real_server
-from tests.support.processes import command_line
 from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -78,7 +77,7 @@ async def test_the_router_is_killed(new_house: NewHouse, moment: str) -> None:
         upgrading = asyncio.get_running_loop().create_task(house.command("upgrade", "--wait"))
         if moment != "upgrading":
             await wait_until_async(lambda: house.events(moment), 20, moment)
-        routers = [pid for pid in _routers(house) if moment != "upgraded" or pid != first]
+        routers = [pid for pid in house.routers() if moment != "upgraded" or pid != first]
         for pid in routers:
             os.kill(pid, signal.SIGKILL)
         await upgrading
@@ -92,10 +91,6 @@ async def test_the_router_is_killed(new_house: NewHouse, moment: str) -> None:
         one_record_each(vip, 100)
 
 
-def _routers(house: House) -> list[int]:
-    return [pid for pid in house.processes() if "router" in command_line(pid)]
-
-
 async def test_the_router_is_killed_during_the_move(new_house: NewHouse) -> None:
     """Sessions on their way lie in a line between two relays; no router has one in its hands."""
     house = await asyncio.to_thread(new_house, relays=2)
@@ -107,7 +102,7 @@ async def test_the_router_is_killed_during_the_move(new_house: NewHouse) -> None
         upgrading = asyncio.get_running_loop().create_task(house.command("upgrade", "--wait"))
         await wait_until_async(lambda: house.events("upgraded"), 20, "the new code")
         await wait_until_async(lambda: _moving(house, old), 20, "a moved session")
-        for pid in _routers(house):
+        for pid in house.routers():
             os.kill(pid, signal.SIGKILL)
         await upgrading
         await house.answers_again()
