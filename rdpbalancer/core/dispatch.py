@@ -11,7 +11,7 @@ from rdpbalancer.core import status as st
 from rdpbalancer.core.admission import source_network
 from rdpbalancer.core.farm import Farm, RealServer, VirtualService
 from rdpbalancer.core.ledger import Lease, Ledger, LiveSession
-from rdpbalancer.core.persist import Derived, Store, derive
+from rdpbalancer.core.persist import Binding, Derived, Store, derive
 from rdpbalancer.core.route import (
     Decision,
     Go,
@@ -371,7 +371,7 @@ class Dispatcher:
         session = self.ledger.restore(facts, relay=relay, place=place)
         state = self._services.get(facts.service)
         if state is not None and (key := facts.binding_key) is not None:
-            bound = state.bindings.get(key, now=now)
+            bound = _kept(state.bindings, key, now)
             if bound is None or bound.server == facts.server:
                 state.bindings.confirm(key, facts.server, now=now)
         return session
@@ -383,7 +383,7 @@ class Dispatcher:
             facts, key = session.facts, session.facts.binding_key
             if facts.service != service or key is None:
                 continue
-            bound = bindings.get(key, now=now)
+            bound = _kept(bindings, key, now)
             if bound is None or (bound.server == facts.server and bound.expires_at is not None):
                 bindings.confirm(key, facts.server, now=now)
 
@@ -403,9 +403,9 @@ class Dispatcher:
 
     def _unpin_unused(self, service: str, now: float) -> None:
         bindings, ttl_s = self._services[service].bindings, self._ttl_s(service)
-        pinned = [entry.key for entry in bindings.entries(now=now) if entry.expires_at is None]
-        for key in pinned:
-            if not self.ledger.uses(service, key):
+        for key in [entry.key for entry in bindings.entries(now=now)]:
+            bound = _kept(bindings, key, now)
+            if bound is not None and bound.expires_at is None and not self.ledger.uses(service, key):
                 bindings.touch(key, now=now, ttl_s=ttl_s)
 
     # ---- the queue ---------------------------------------------------------------------------------
@@ -470,6 +470,12 @@ class Dispatcher:
             return False
         view = self._view(service, server, now)
         return view.takes_bound and (service.persistence.wait_when_full or not view.full)
+
+
+def _kept(bindings: Store, key: Key, now: float) -> Binding | None:
+    """Return the key's living binding, without what a connection on its way, or a failed one, claims."""
+    bound = bindings.confirmed(key)
+    return bound if bound is not None and bound.alive(now) else None
 
 
 def _standing(server: RealServer, status: ServerStatus) -> tuple[bool, bool, bool, int]:

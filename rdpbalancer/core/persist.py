@@ -44,6 +44,10 @@ class Store(Protocol):
         """Return the key's binding, tentative or confirmed, unless it has expired."""
         ...
 
+    def confirmed(self, key: Key) -> Binding | None:
+        """Return the key's confirmed binding, expired or not, whatever is claimed over it."""
+        ...
+
     def claim(self, key: Key, server: str, *, now: float, hold_s: float, replacing: str | None = None) -> str:
         """Bind `key` to `server` tentatively, for `hold_s`, and return the server that holds it now.
 

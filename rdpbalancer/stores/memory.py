@@ -60,6 +60,10 @@ class MemoryStore:
             return Binding(key, claim.server, confirmed=False, expires_at=claim.expires_at)
         return self._living(key, now)
 
+    def confirmed(self, key: Key) -> Binding | None:
+        """Return the key's confirmed binding, expired or not, whatever is claimed over it."""
+        return self._pinned.get(key) or self._idle.get(key)
+
     def claim(self, key: Key, server: str, *, now: float, hold_s: float, replacing: str | None = None) -> str:
         """Bind `key` to `server` tentatively and return the server that holds it now.
 
@@ -143,10 +147,6 @@ class MemoryStore:
         return self._evictions
 
     # ---- for the durable copy ----------------------------------------------------------------------
-
-    def confirmed(self, key: Key) -> Binding | None:
-        """Return the key's confirmed binding, expired or not, whatever is claimed over it."""
-        return self._pinned.get(key) or self._idle.get(key)
 
     def confirmed_keys(self) -> Iterator[Key]:
         """Yield the keys of all confirmed bindings. The store may not be changed meanwhile."""

@@ -9,7 +9,7 @@ from rdpbalancer.core.route import Go
 from rdpbalancer.model import Health, Intent, Key, Method, Reason
 from rdpbalancer.stores.memory import MemoryStore
 from tests.unit.core.farms import ALICE, SERVICE, Dice, facts, real_server, sid, virtual_service
-from tests.unit.dispatch.scene import TTL_S, Scene, chosen, policy
+from tests.unit.dispatch.scene import TTL_S, Caller, Scene, chosen, policy
 
 HOME = Key(Method.SOURCE_IP, "192.0.2.1")
 
@@ -341,6 +341,54 @@ def test_a_service_that_comes_back_finds_its_bindings_ageing() -> None:
     scene.apply(service)
     assert bound("ts1", expires_at=10 + TTL_S) == scene.binding(ALICE)
     assert Binding(bert, "ts1", confirmed=True, expires_at=None) == scene.binding(bert)
+
+
+def _replaced(scene: Scene) -> tuple[Caller, Caller]:
+    """Have Alice come twice: to ts1, and to ts2 in its stead because ts1 is down by then."""
+    first = scene.come(key=ALICE)
+    scene.status("ts1", health=Health.DOWN)
+    second = scene.come(key=ALICE)
+    assert ("ts1", "ts2") == (chosen(first), chosen(second))
+    return first, second
+
+
+def test_a_claim_that_outlived_its_service_hides_no_session() -> None:
+    """Who failed while the service was away could not give its claim back; the session there is counts."""
+    scene = Scene("ts1", "ts2", persistence=policy())
+    service = scene.service
+    first, second = _replaced(scene)
+    scene.apply()
+    scene.confirm(first)
+    scene.open(first)
+    scene.fail(second)
+    scene.apply(service)
+    assert bound("ts1") == scene.binding(ALICE)
+
+
+def test_a_claim_that_outlived_its_service_pins_nothing() -> None:
+    """The session beneath it has ended meanwhile: its binding ages."""
+    scene = Scene("ts1", "ts2", persistence=policy())
+    service = scene.service
+    session = scene.login(ALICE)
+    scene.status("ts1", health=Health.DOWN)
+    second = scene.come(key=ALICE)
+    assert "ts2" == chosen(second)
+    scene.apply()
+    scene.close(session)
+    scene.fail(second)
+    scene.apply(service)
+    assert bound("ts1", expires_at=TTL_S) == scene.dispatcher.bindings(SERVICE).confirmed(ALICE)
+
+
+def test_a_restored_session_is_bound_although_its_user_comes_again() -> None:
+    """A slow relay tells of it late. The new connection may fail; the desktop is there."""
+    scene = Scene("ts1", "ts2")
+    scene.status("ts1", health=Health.DOWN)
+    caller = scene.come(key=ALICE)
+    assert "ts2" == chosen(caller)
+    scene.dispatcher.restore(facts("old", "ts1", key=ALICE), relay=7, place=None, now=0)
+    scene.fail(caller)
+    assert bound("ts1") == scene.binding(ALICE)
 
 
 def test_a_reload_changes_the_bound_of_a_store_at_once() -> None:
