@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from rdpbalancer.core import status as st
 from rdpbalancer.core.admission import source_network
-from rdpbalancer.core.farm import Farm, RealServer, VirtualService
+from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
 from rdpbalancer.core.ledger import Lease, Ledger, LiveSession
-from rdpbalancer.core.persist import Binding, Derived, Store, derive
+from rdpbalancer.core.persist import Derived, Store, derive
 from rdpbalancer.core.route import (
     Decision,
     Go,
@@ -33,12 +33,18 @@ from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId, SessionFa
 
 @dataclass(slots=True)
 class _ServiceState:
-    """What a virtual service keeps over a reload."""
+    """What a virtual service keeps over a reload, also one that removes it: it may come back.
 
+    `away`: the farm does not have it now. Its connections and sessions live on, and bind and give back as
+    always, by the last `policy` that there was; bindings whose time would begin stay pinned until it is back.
+    """
+
+    policy: PersistencePolicy
     bindings: Store
     scheduler: SchedulerState
     line: WaitingLine = field(default_factory=WaitingLine)
     views: list[View] | None = None
+    away: bool = False
     collisions_told: set[Key] = field(default_factory=set)
 
 
@@ -55,7 +61,6 @@ class Dispatcher:
         self.ledger.on_free = self._place_freed
         self.statuses: dict[ServerId, ServerStatus] = {}
         self._services: dict[str, _ServiceState] = {}
-        self._removed: set[str] = set()
         self._shares = Shares()
         self._open_store = open_store
         self._rng = rng
@@ -82,19 +87,21 @@ class Dispatcher:
 
     def _apply_services(self, now: float) -> None:
         for name, service in self.farm.services.items():
-            if (state := self._services.get(name)) is not None:
-                state.bindings.resize(service.persistence.max_entries)
+            policy = service.persistence
+            state = self._services.get(name)
+            if state is None:
+                store = self._open_store(service)
+                self._services[name] = _ServiceState(policy, store, SchedulerState(self._rng))
                 continue
-            self._services[name] = _ServiceState(self._open_store(service), SchedulerState(self._rng))
-            if name in self._removed:
-                # It is back, with the bindings it had; sessions that ended meanwhile un-pinned none.
-                self._removed.remove(name)
-                self._pin_live(name, now)
+            state.policy = policy
+            state.bindings.resize(policy.max_entries)
+            if state.away:
+                state.away = False
                 self._unpin_unused(name, now)
-        for name in [name for name in self._services if name not in self.farm.services]:
-            self._removed.add(name)
-            for waiter in self._services.pop(name).line.drain():
-                waiter.grant(None)
+        for name, state in self._services.items():
+            if name not in self.farm.services:
+                state.away = True
+                self.all_look_again(name)
 
     def set_status(self, server: ServerId, status: ServerStatus, *, now: float) -> None:
         """Record a server's new status, and let the queue look again: it may matter to it."""
@@ -124,7 +131,7 @@ class Dispatcher:
                 waiter.grant(None)
 
     def all_look_again(self, service: str) -> None:
-        """Let everybody in the service's queue ask again: an operator has moved bindings."""
+        """Let everybody in the service's queue ask again: its bindings have been moved, or it is no more."""
         for waiter in self._services[service].line.drain():
             waiter.grant(None)
 
@@ -298,23 +305,23 @@ class Dispatcher:
 
         False: it does not, because the source has had its share of a table that fills up (`core.share`).
         """
-        service = lease.server.service
-        state = self._services.get(service)
-        if state is None or lease.key is None:
+        if lease.key is None:
             return True
-        if not self._may_bind(service, state.bindings, lease, now):
+        bindings = self._services[lease.server.service].bindings
+        if not self._may_bind(lease, now):
             self._release_claim(lease, now)
             return False
         lease.claimed = False
-        state.bindings.confirm(lease.key, lease.server.name, now=now)
+        bindings.confirm(lease.key, lease.server.name, now=now)
         return True
 
-    def _may_bind(self, service: str, bindings: Store, lease: Lease, now: float) -> bool:
+    def _may_bind(self, lease: Lease, now: float) -> bool:
         """Whether a new binding is within its source's share; one that is there already is renewed anyway."""
+        service = lease.server.service
+        bindings, policy = self._services[service].bindings, self._services[service].policy
         bound = bindings.get(lease.key, now=now) if lease.key is not None else None
         if (bound is not None and bound.confirmed) or lease.renews or not lease.source:
             return True
-        policy = self.farm.services[service].persistence
         return self._shares.take(
             service,
             source_network(lease.source),
@@ -334,9 +341,9 @@ class Dispatcher:
 
     def _release_claim(self, lease: Lease, now: float) -> None:
         lease.claimed = False
-        state = self._services.get(lease.server.service)
-        if state is not None and lease.key is not None:
-            state.bindings.release(lease.key, lease.server.name, now=now)
+        if lease.key is not None:
+            bindings = self._services[lease.server.service].bindings
+            bindings.release(lease.key, lease.server.name, now=now)
 
     def close(self, session_id: str, *, now: float) -> LiveSession | None:
         """A session has ended: free its place; its binding's time starts if it was the key's last."""
@@ -346,12 +353,12 @@ class Dispatcher:
             return None
         key, service = session.facts.binding_key, session.facts.service
         state = self._services.get(service)
-        if key is None or state is None or self.ledger.live_of(service, key):
+        if key is None or state is None or state.away or self.ledger.live_of(service, key):
             return session
         state.collisions_told.discard(key)
         # A connection on its way may have confirmed the binding already: it stays pinned for its session.
         if not self.ledger.uses(service, key):
-            state.bindings.touch(key, now=now, ttl_s=self._ttl_s(service))
+            state.bindings.touch(key, now=now, ttl_s=state.policy.timeout_s)
         return session
 
     def _unpin_if_unused(self, service: str, key: Key | None, now: float) -> None:
@@ -359,33 +366,23 @@ class Dispatcher:
 
         Of no other: a stranger's failed attempts would renew a binding for ever.
         """
-        state = self._services.get(service)
-        if key is None or state is None or self.ledger.uses(service, key):
+        state = self._services[service]
+        if key is None or state.away or self.ledger.uses(service, key):
             return
         bound = state.bindings.get(key, now=now)
         if bound is not None and bound.confirmed and bound.expires_at is None:
-            state.bindings.touch(key, now=now, ttl_s=self._ttl_s(service))
+            state.bindings.touch(key, now=now, ttl_s=state.policy.timeout_s)
 
     def restore(self, facts: SessionFacts, *, relay: int, place: object, now: float) -> LiveSession:
         """A relay holds this session already: enter it, and pin its binding."""
         session = self.ledger.restore(facts, relay=relay, place=place)
         state = self._services.get(facts.service)
         if state is not None and (key := facts.binding_key) is not None:
-            bound = _kept(state.bindings, key, now)
-            if bound is None or bound.server == facts.server:
+            # Whatever its user's next attempt claims: that one may fail, and the desktop is here.
+            bound = state.bindings.confirmed(key)
+            if bound is None or not bound.alive(now) or bound.server == facts.server:
                 state.bindings.confirm(key, facts.server, now=now)
         return session
-
-    def _pin_live(self, service: str, now: float) -> None:
-        """Bind the keys of sessions that were confirmed while the service was not configured."""
-        bindings = self._services[service].bindings
-        for session in self.ledger:
-            facts, key = session.facts, session.facts.binding_key
-            if facts.service != service or key is None:
-                continue
-            bound = _kept(bindings, key, now)
-            if bound is None or (bound.server == facts.server and bound.expires_at is not None):
-                bindings.confirm(key, facts.server, now=now)
 
     def recall(self, facts: SessionFacts, *, now: float) -> None:
         """A session has ended that this router never knew: its binding may be younger than the last write."""
@@ -402,11 +399,9 @@ class Dispatcher:
             self._unpin_unused(name, now)
 
     def _unpin_unused(self, service: str, now: float) -> None:
-        bindings, ttl_s = self._services[service].bindings, self._ttl_s(service)
-        for key in [entry.key for entry in bindings.entries(now=now)]:
-            bound = _kept(bindings, key, now)
-            if bound is not None and bound.expires_at is None and not self.ledger.uses(service, key):
-                bindings.touch(key, now=now, ttl_s=ttl_s)
+        bindings = self._services[service].bindings
+        for key in [entry.key for entry in bindings.entries(now=now) if entry.expires_at is None]:
+            self._unpin_if_unused(service, key, now)
 
     # ---- the queue ---------------------------------------------------------------------------------
 
@@ -424,9 +419,7 @@ class Dispatcher:
 
     def leave(self, service: str, waiter: Waiter) -> None:
         """Leave the queue."""
-        state = self._services.get(service)
-        if state is not None:
-            state.line.leave(waiter)
+        self._services[service].line.leave(waiter)
 
     def _place_freed(self, server_id: ServerId) -> None:
         """Give a freed place to the first in the queue whom it suits."""
@@ -457,9 +450,6 @@ class Dispatcher:
         binding = self._services[service.name].bindings.get(key, now=now)
         return binding.server if binding else None
 
-    def _ttl_s(self, service: str) -> float:
-        return self.farm.services[service].persistence.timeout_s
-
     def _goes_back(self, service: VirtualService, name: str, tried: frozenset[ServerId], now: float) -> bool:
         """Whether a connection with a place elsewhere would decide for its bound server now.
 
@@ -470,12 +460,6 @@ class Dispatcher:
             return False
         view = self._view(service, server, now)
         return view.takes_bound and (service.persistence.wait_when_full or not view.full)
-
-
-def _kept(bindings: Store, key: Key, now: float) -> Binding | None:
-    """Return the key's living binding, without what a connection on its way, or a failed one, claims."""
-    bound = bindings.confirmed(key)
-    return bound if bound is not None and bound.alive(now) else None
 
 
 def _standing(server: RealServer, status: ServerStatus) -> tuple[bool, bool, bool, int]:

@@ -25,8 +25,6 @@ KEYS = [Key(Method.RDP_COOKIE, "alice"), Key(Method.RDP_COOKIE, "bert"), Key(Met
 # More turns than this for the connections of one run: they hand something round.
 MOST_TURNS = 1000
 REDISPATCH = 2
-# How long a claim holds that nobody takes back: the connect and the confirm timeout.
-HOLD_S = 15.0
 
 which = st.integers(0, 1000)
 
@@ -67,7 +65,6 @@ class Places(RuleBasedStateMachine):
         self.sessions: list[tuple[str, Key | None]] = []
         self.most: dict[ServerId, float] = {}
         self.configured: dict[str, Any] = {}
-        self.was_removed = False
 
     @initialize(
         servers=farms(),
@@ -92,7 +89,6 @@ class Places(RuleBasedStateMachine):
         """Remove it, sometimes."""
         if not chance:
             self.scene.apply()
-            self.was_removed = True
 
     @precondition(lambda self: self.served)
     @rule(n=which, status=statuses)
@@ -283,9 +279,7 @@ class Places(RuleBasedStateMachine):
         assert [0] * len(KEYS) == [ledger.uses(SERVICE, key) for key in KEYS]
         if self.served:
             assert 0 == self.scene.dispatcher.queue_length(SERVICE)
-            # Whoever failed while the service was away had nobody to give its claim back to.
-            later = self.scene.now + (HOLD_S if self.was_removed else 0)
-            left = list(self.scene.dispatcher.bindings(SERVICE).entries(now=later))
+            left = list(self.scene.dispatcher.bindings(SERVICE).entries(now=self.scene.now))
             assert [] == [entry for entry in left if not entry.confirmed or entry.expires_at is None]
 
     # ---- small questions ---------------------------------------------------------------------------

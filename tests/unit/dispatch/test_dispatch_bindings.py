@@ -316,7 +316,7 @@ def test_sessions_without_a_key_or_a_service_are_restored_too() -> None:
 
 
 def test_a_connection_may_outlive_its_service() -> None:
-    """A reload removes the service between dial and confirm: its verbs still work, and bind nothing."""
+    """A reload removes the service between dial and confirm: its verbs still work."""
     scene = Scene("ts1")
     failed, confirmed, disclaimed = (scene.come(key=ALICE) for _ in range(3))
     scene.apply()
@@ -350,6 +350,20 @@ def _replaced(scene: Scene) -> tuple[Caller, Caller]:
     second = scene.come(key=ALICE)
     assert ("ts1", "ts2") == (chosen(first), chosen(second))
     return first, second
+
+
+def test_a_login_that_outlives_its_service_is_bound() -> None:
+    """The server confirms while it is away, and the session begins when it is back."""
+    scene = Scene("ts1", "ts2", persistence=policy())
+    service = scene.service
+    caller = scene.come(key=ALICE)
+    scene.apply()
+    scene.confirm(caller)
+    scene.apply(service)
+    session = scene.open(caller)
+    assert bound("ts1") == scene.binding(ALICE)
+    scene.close(session)
+    assert bound("ts1", expires_at=TTL_S) == scene.binding(ALICE)
 
 
 def test_a_claim_that_outlived_its_service_hides_no_session() -> None:

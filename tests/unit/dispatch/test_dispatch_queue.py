@@ -314,6 +314,22 @@ def test_a_removed_service_sends_its_waiters_away() -> None:
     assert 0 == scene.load("ts1")
 
 
+def test_who_waits_again_when_a_service_is_back_takes_nobody_s_place_in_the_line() -> None:
+    """Tickets are never given twice: of two with the same one, one would wait for ever."""
+    scene = small("ts1")
+    session = scene.login()
+    service = scene.service
+    early = scene.come()
+    scene.apply()
+    scene.apply(service)
+    scene.status("ts1")
+    late = scene.come()
+    scene.wake(early)
+    assert 2 == scene.dispatcher.queue_length(SERVICE)
+    scene.close(session)
+    assert ([True], []) == ([lease is not None for lease in early.granted], late.granted)
+
+
 def test_a_place_granted_just_before_its_service_went_is_given_back() -> None:
     """The ledger ends empty whatever the order."""
     scene = small("ts1")
