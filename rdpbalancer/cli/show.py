@@ -187,6 +187,8 @@ def _agent_text(agent: dict[str, Any] | None) -> str:
         return "-"
     if agent["heard_ago"] is None:
         return "not heard"
+    if agent.get("stale"):
+        return "stale"
     words = [f"{agent['percent']}%" if agent["weight"] is None else f"weight {agent['weight']}"]
     words += [agent["state"]] if agent["state"] != "online" else []
     words += [agent["health"]] if agent["health"] == "down" else []

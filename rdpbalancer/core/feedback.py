@@ -47,7 +47,8 @@ class AgentState:
     """What the agent wants of its server, as the sum of its lines.
 
     `percent` of the configured weight, or the absolute `weight`, whichever was said last; `heard_at`
-    (monotonic) None: never heard. Kept apart from the operator's state: neither takes back the other's word.
+    (monotonic) None: never heard. `stale`: silent for so long that its weight was given up; what `percent`
+    says then is nobody's word. Kept apart from the operator's state: neither takes back the other's word.
     """
 
     percent: int = 100
@@ -58,6 +59,15 @@ class AgentState:
     reason: str = ""
     heard_at: float | None = None
     failures: int = 0
+    stale: bool = False
+
+    @property
+    def said(self) -> str:
+        """What the agent wants beside a weight, in words: `agent: drain (updates tonight)`."""
+        words = [] if self.intent is Intent.ONLINE else [self.intent.value]
+        words += ["down"] if self.health is Health.DOWN else []
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"agent: {', '.join(words) or self.intent.value}{reason}"
 
 
 def parse_line(data: bytes) -> AgentReport:
@@ -143,5 +153,6 @@ def not_heard(state: AgentState, *, now: float, stale_after_s: float) -> AgentSt
     """
     stale = state.heard_at is not None and now - state.heard_at > stale_after_s
     if stale:
-        return replace(state, percent=100, weight=None, max_connections=None, failures=state.failures + 1)
+        failures = state.failures + 1
+        return replace(state, percent=100, weight=None, max_connections=None, failures=failures, stale=True)
     return replace(state, failures=state.failures + 1)

@@ -20,7 +20,8 @@ class ServerStatus:
 
     `intent`, `strict`, `runtime_weight` are the operator's; `agent` is the feedback agent's; `health` is
     observed. `addresses` are the server's resolved IP addresses. `ramp_from_at`: when slow start began
-    (monotonic), None: not ramping. `reason` says in words why the last change came about.
+    (monotonic), None: not ramping. `reason` says in words why the last change came about; `check_reason` and
+    `operator_reason` why health and intent are what they are, for one must not hide the other (`why`).
     """
 
     health: HealthState = HealthState()
@@ -32,6 +33,8 @@ class ServerStatus:
     ramp_from_at: float | None = None
     changed_at: float = 0.0
     reason: str = ""
+    check_reason: str = ""
+    operator_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,21 @@ class Override:
 def is_up(status: ServerStatus) -> bool:
     """Whether the server can be reached, by all that is observed (probes and the agent's own word)."""
     return status.health.health is Health.UP and status.agent.health is not Health.DOWN
+
+
+def why(status: ServerStatus) -> str:
+    """Return in words what keeps users away from the server, or else why it last changed.
+
+    Check, operator and agent may each have a reason; whoever is told one of them alone looks in the wrong
+    place (`online` does not help while the agent says drain).
+    """
+    agent = status.agent
+    reasons = [
+        status.check_reason if status.health.health is Health.DOWN else "",
+        status.operator_reason if status.intent is not Intent.ONLINE else "",
+        agent.said if agent.health is Health.DOWN or agent.intent is not Intent.ONLINE else "",
+    ]
+    return "; ".join(reason for reason in reasons if reason) or status.reason
 
 
 def wanted(status: ServerStatus) -> Intent:

@@ -131,7 +131,7 @@ class Views:
             "agent": _agent(server, status, now),
             "checks_failed": self._checks_failed.get(server.id, 0),
             "last_change": round(time.time() - (now - status.changed_at), 3),
-            "reason": status.reason,
+            "reason": st.why(status),
         }
 
     def _gauges(self, service: VirtualService, server: RealServer) -> ServerGauges:
@@ -144,7 +144,7 @@ class Views:
             sessions=self._dispatcher.ledger.sessions_on(server.id),
             weight=server.weight if status.runtime_weight is None else status.runtime_weight,
             effective_weight=weight,
-            agent_percent=status.agent.percent if server.agent else None,
+            agent_percent=_agent_percent(server, status),
         )
 
 
@@ -153,6 +153,12 @@ def health_of(status: ServerStatus) -> Health:
     if status.health.health is Health.UP and status.agent.health is Health.DOWN:
         return Health.DOWN
     return status.health.health
+
+
+def _agent_percent(server: RealServer, status: ServerStatus) -> int | None:
+    """Return what the agent asks for; None: there is none, or it has not been heard (lately)."""
+    agent = status.agent
+    return agent.percent if server.agent and agent.heard_at is not None and not agent.stale else None
 
 
 def _agent(server: RealServer, status: ServerStatus, now: float) -> dict[str, Any] | None:
@@ -167,6 +173,7 @@ def _agent(server: RealServer, status: ServerStatus, now: float) -> dict[str, An
         "health": agent.health.value,
         "reason": agent.reason,
         "heard_ago": None if agent.heard_at is None else round(now - agent.heard_at, 1),
+        "stale": agent.stale,
         "failures": agent.failures,
     }
 

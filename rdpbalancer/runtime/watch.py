@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from rdpbalancer.core import status as st
 from rdpbalancer.core.dispatch import Dispatcher
-from rdpbalancer.core.farm import Farm, RealServer
+from rdpbalancer.core.farm import Farm, HealthPolicy, RealServer
 from rdpbalancer.core.feedback import AgentReport, AgentState, apply, not_heard
 from rdpbalancer.core.health import HealthState, observe
-from rdpbalancer.core.status import Override, ServerStatus
+from rdpbalancer.core.status import Override
 from rdpbalancer.errors import ServerError
 from rdpbalancer.health.monitor import Monitor
 from rdpbalancer.health.probe import CheckResult
@@ -88,7 +88,7 @@ class Watch:
         monitor = Monitor(server, self, rng=self._rng, preamble=preamble)
         self._monitors[server.id] = monitor
         if server.agent is None:
-            self._update(server.id, agent=AgentState())
+            self._take_agent(server.id, AgentState())
         monitor.start()
 
     async def checked_once(self, *, timeout_s: float) -> None:
@@ -154,12 +154,16 @@ class Watch:
                 self._events.warning("agent_failed", **_fields(server), detail=answer)
             stale_after_s = policy.stale_after_s if policy else 0.0
             agent = not_heard(before.agent, now=self._clock(), stale_after_s=stale_after_s)
+            if agent.stale and not before.agent.stale:
+                detail = f"silent for {stale_after_s:g} s: its weight and maxconn count no longer"
+                self._events.warning("agent_stale", **_fields(server), detail=detail)
         else:
-            self.agent_failing.discard(server)
+            if server in self.agent_failing:
+                self.agent_failing.discard(server)
+                self._events.info("agent_heard_again", **_fields(server), detail="the agent answers again")
             self._metrics.agent_ignored_words.labels(*server).inc(len(answer.ignored))
             agent = apply(before.agent, answer, now=self._clock())
-        self._update(server, agent=agent)
-        self._tell_agent(server, before, self._dispatcher.statuses[server])
+        self._take_agent(server, agent)
 
     # ---- what the operator wants -------------------------------------------------------------------
 
@@ -172,6 +176,7 @@ class Watch:
             runtime_weight=override.weight,
             changed_at=self._clock(),
             reason=reason,
+            operator_reason=reason,
         )
 
     # ---- changes -----------------------------------------------------------------------------------
@@ -180,7 +185,8 @@ class Watch:
         if not ok:
             self.checks_failed[server] = self.checks_failed.get(server, 0) + 1
         status = self._dispatcher.statuses[server]
-        policy = self._dispatcher.farm.servers()[server].health
+        configured = self._dispatcher.farm.server(server)
+        policy = configured.health if configured is not None else HealthPolicy()
         health = observe(status.health, ok=ok, policy=policy, now=self._clock())
         if health.health is status.health.health:
             if health is not status.health:
@@ -193,24 +199,33 @@ class Watch:
             ramp_from_at=self._clock() if ok and was_down else None,
             changed_at=self._clock(),
             reason=detail,
+            check_reason=detail,
         )
-        told = self._events.info if ok else self._events.error
         self._see_whether_all_checked()
-        told("server_up" if ok else "server_down", **_fields(server), detail=detail)
+        if not ok:
+            self._events.error("server_down", **_fields(server), detail=detail)
+        elif st.is_up(self._dispatcher.statuses[server]):  # not while its agent says down
+            self._events.info("server_up", **_fields(server), detail=detail)
 
-    def _tell_agent(self, server: ServerId, before: ServerStatus, after: ServerStatus) -> None:
-        old, new = before.agent, after.agent
-        if (old.intent, old.health) != (new.intent, new.health):
-            reason = f"agent: {new.reason or new.intent.value}"
-            told = replace(after, changed_at=self._clock(), reason=reason)
-            self._dispatcher.note_status(server, told)
-            self._events.warning(
-                "agent_changed",
-                **_fields(server),
-                state=new.intent.value,
-                health=new.health.value,
-                detail=new.reason,
-            )
+    def _take_agent(self, server: ServerId, new: AgentState) -> None:
+        """Take over what the agent wants, and tell what changes: its word, and whether the server is up."""
+        before = self._dispatcher.statuses[server]
+        if (before.agent.intent, before.agent.health) == (new.intent, new.health):
+            self._update(server, agent=new)
+            return
+        self._update(server, agent=new, changed_at=self._clock(), reason=new.said)
+        self._events.warning(
+            "agent_changed",
+            **_fields(server),
+            state=new.intent.value,
+            health=new.health.value,
+            detail=new.said,
+        )
+        was_up, is_up = st.is_up(before), st.is_up(self._dispatcher.statuses[server])
+        if was_up and not is_up:
+            self._events.error("server_down", **_fields(server), detail=new.said)
+        elif is_up and not was_up:
+            self._events.info("server_up", **_fields(server), detail=new.said)
 
     def _update(self, server: ServerId, **changes: object) -> None:
         before = self._dispatcher.statuses[server]
@@ -221,9 +236,10 @@ class Watch:
         self._dispatcher.set_status(server, after, now=self._clock())
         if was_up and not is_up and self._dispatcher.farm.services[server.service].kick_on_down:
             kicked = self._kick(server, CloseReason.SERVER_DOWN)
-            self._events.warning(
-                "sessions_kicked", **_fields(server), sessions=kicked, detail="on_down: kick"
-            )
+            if kicked:
+                self._events.warning(
+                    "sessions_kicked", **_fields(server), sessions=kicked, detail="on_down: kick"
+                )
 
     # ---- names -------------------------------------------------------------------------------------
 

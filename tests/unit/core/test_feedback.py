@@ -166,7 +166,22 @@ def test_a_failed_question_changes_nothing_but_the_count() -> None:
 def test_after_a_long_silence_the_configured_weight_holds_again() -> None:
     """The weight and the limit are measurements and age; a drain or down is a wish, and stays."""
     state = not_heard(replace(HEARD, weight=3), now=65.1, stale_after_s=60)
-    assert replace(HEARD, percent=100, max_connections=None, failures=1) == state
+    assert replace(HEARD, percent=100, max_connections=None, failures=1, stale=True) == state
+    assert not apply(state, parse_line(b"50%"), now=70.0).stale
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"50%", "agent: online"),
+        (b"down", "agent: down"),
+        (b"maint", "agent: halt"),
+        (b"drain fail #disk full", "agent: drain, down (disk full)"),
+    ],
+)
+def test_the_agents_word_in_words(line: bytes, expected: str) -> None:
+    """For tables and logs; never empty."""
+    assert expected == apply(AgentState(), parse_line(line), now=0.0).said
 
 
 def test_an_agent_that_never_answered_has_nothing_to_fall_back_from() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from rdpbalancer.core import status as st
 from rdpbalancer.core.farm import MAX_WEIGHT
-from rdpbalancer.core.status import Override
+from rdpbalancer.core.status import Override, ServerStatus
 from rdpbalancer.model import Health, Intent
 from tests.unit.core.farms import real_server, server_status
 
@@ -145,3 +145,29 @@ def test_the_agent_knows_best_how_many_it_can_take(
 
 def test_an_override_that_says_nothing_leaves_the_configuration() -> None:
     assert Override(Intent.ONLINE, strict=False, weight=None) == Override()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (server_status(reason="confirmed"), "confirmed"),
+        (server_status(Health.DOWN, check_reason="refused", reason="operator: weight 5"), "refused"),
+        (server_status(intent=Intent.HALT, operator_reason="operator: halt", reason="x"), "operator: halt"),
+        (server_status(agent={"intent": Intent.DRAIN, "reason": "patches"}), "agent: drain (patches)"),
+        (server_status(agent={"health": Health.DOWN}, reason="operator: online"), "agent: down"),
+        (
+            server_status(
+                Health.DOWN,
+                intent=Intent.DRAIN,
+                check_reason="refused",
+                operator_reason="operator: drain",
+                agent={"intent": Intent.HALT},
+            ),
+            "refused; operator: drain; agent: halt",
+        ),
+        (server_status(Health.DOWN, reason="first check"), "first check"),
+    ],
+)
+def test_why(status: ServerStatus, expected: str) -> None:
+    """All who keep users away are named; if nobody does, what the last change came from."""
+    assert expected == st.why(status)

@@ -133,6 +133,7 @@ def test_an_agent(house: Farmhouse) -> None:
         "health": "up",
         "reason": "busy",
         "heard_ago": 1.5,
+        "stale": False,
         "failures": 2,
     } == server(house)["agent"]
     house.dispatcher.set_status(sid("ts1"), server_status(agent={"weight": 90}), now=house.now)
@@ -250,7 +251,7 @@ def test_a_scrape(house: Farmhouse) -> None:
     """The gauges, from the same state."""
     house.apply(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
     house.dispatcher.set_status(
-        sid("ts1"), server_status(runtime_weight=80, agent={"percent": 50}), now=house.now
+        sid("ts1"), server_status(runtime_weight=80, agent={"percent": 50, "heard_at": 1.0}), now=house.now
     )
     house.dispatcher.set_status(sid("ts2"), server_status(Health.DOWN), now=house.now)
     house.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)

@@ -121,6 +121,24 @@ def test_an_agents_down_kicks_too() -> None:
     assert [(7, ["s1"], CloseReason.SERVER_DOWN)] == house.kicked
 
 
+def test_nobody_is_told_of_no_session_kicked() -> None:
+    """A server that goes down empty has lost nobody."""
+    house = house_of(kick_on_down=True)
+    check(house, False, False, False)
+    assert ["server_down"] == house.happened()
+
+
+def test_a_check_does_not_look_at_every_server_of_the_farm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 2,000 servers, a table of all of them for each result would be most of a check's cost."""
+    house = house_of()
+
+    def all_servers(_: Farm) -> None:
+        raise AssertionError("every server was looked at")
+
+    monkeypatch.setattr(Farm, "servers", all_servers)
+    check(house, True, False)
+
+
 # ---- failed dials ----------------------------------------------------------------------------------
 
 
@@ -192,7 +210,10 @@ def test_the_agents_words_become_status() -> None:
     says(house, b"drain #patching tonight")
     says(house, b"drain #patching tonight")
     assert ["agent_changed"] == house.happened()
-    assert (Intent.DRAIN, "agent: patching tonight") == (status(house).agent.intent, status(house).reason)
+    assert (Intent.DRAIN, "agent: drain (patching tonight)") == (
+        status(house).agent.intent,
+        status(house).reason,
+    )
     says(house, b"ready")
     says(house, b"30%")
     assert ["agent_changed", "agent_changed"] == house.happened()
@@ -213,8 +234,10 @@ def test_an_agent_that_fails_is_told_once() -> None:
         house.watch.agent_answered(TS1, "Connection refused")
     says(house, b"100%")
     house.watch.agent_answered(TS1, "no line within 2 s")
-    assert ["agent_failed", "agent_failed"] == house.happened()
-    assert ["Connection refused", "no line within 2 s"] == [e["detail"] for e in house.events.recent()]
+    assert ["agent_failed", "agent_heard_again", "agent_failed"] == house.happened()
+    assert ["Connection refused", "the agent answers again", "no line within 2 s"] == [
+        e["detail"] for e in house.events.recent()
+    ]
     assert 4 == count(house, "agent_failures_total")
 
 
@@ -232,6 +255,96 @@ def test_a_silent_agents_weight_grows_stale_and_its_drain_does_not() -> None:
         status(house).agent.max_connections,
         status(house).agent.intent,
     )
+    house.watch.agent_answered(TS1, "Connection refused")
+    stale = [event for event in house.events.recent() if event["event"] == "agent_stale"]
+    assert ["silent for 60 s: its weight and maxconn count no longer"] == [e["detail"] for e in stale]
+    assert True is house.views.servers()[0]["agent"]["stale"]
+    assert None is house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
+    says(house, b"ready 30%")
+    assert False is house.views.servers()[0]["agent"]["stale"]
+    assert 30 == house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
+
+
+def test_an_agent_that_was_never_heard_asks_for_nothing() -> None:
+    """The metric of its percentage begins with its first word."""
+    house = house_of()
+    house.watch.agent_answered(TS1, "Connection refused")
+    agent = house.views.servers()[0]["agent"]
+    assert (None, False) == (agent["heard_ago"], agent["stale"])
+    assert None is house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
+
+
+def reason(house: Farmhouse) -> str:
+    """Return what `show servers` has under REASON."""
+    return str(house.views.servers()[0]["reason"])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"down", "agent: down"),
+        (b"fail", "agent: down"),
+        (b"stopped #disk full", "agent: down (disk full)"),
+        (b"drain down", "agent: drain, down"),
+        (b"maint #patch night", "agent: halt (patch night)"),
+    ],
+)
+def test_the_agents_word_says_why(line: bytes, expected: str) -> None:
+    """Also without a reason of its own, in the table and in the events."""
+    house = house_of()
+    says(house, line)
+    assert expected == reason(house)
+    assert {expected} == {event["detail"] for event in house.events.recent()}
+
+
+def test_an_agents_down_is_a_server_that_goes_down() -> None:
+    """An alert on `server_down` fires for it, and ends with `server_up`; a drain is neither."""
+    house = house_of()
+    says(house, b"drain")
+    assert ["agent_changed"] == house.happened()
+    says(house, b"down #rebooting")
+    says(house, b"down #rebooting")
+    says(house, b"up ready")
+    assert ["agent_changed", "agent_changed", "server_down", "agent_changed", "server_up"] == house.happened()
+    down = next(event for event in house.events.recent() if event["event"] == "server_down")
+    assert ("error", "agent: drain, down (rebooting)") == (down["level"], down["detail"])
+
+
+def test_a_server_is_up_when_check_and_agent_agree() -> None:
+    """A good check while the agent says down brings nothing up; its `up` while the check fails does not."""
+    house = house_of()
+    says(house, b"down")
+    check(house, False, False, False, True, True)
+    assert ["agent_changed", "server_down", "server_down"] == house.happened()
+    says(house, b"up")
+    assert ["agent_changed", "server_up"] == house.happened()[3:]
+    says(house, b"down")
+    check(house, False, False, False)
+    says(house, b"up")
+    assert ["agent_changed", "server_down", "server_down", "agent_changed"] == house.happened()[5:]
+
+
+def test_check_operator_and_agent_keep_their_reasons() -> None:
+    """Whoever says `online` while the agent says drain sees why the server still drains."""
+    house = house_of()
+    says(house, b"drain #updates tonight")
+    house.watch.override(TS1, Override(Intent.DRAIN), reason="operator: drain")
+    assert "operator: drain; agent: drain (updates tonight)" == reason(house)
+    check(house, False, False, False, detail="Connection refused")
+    assert "Connection refused; operator: drain; agent: drain (updates tonight)" == reason(house)
+    check(house, True, True, detail="confirmed")
+    house.watch.override(TS1, Override(), reason="operator: online")
+    assert "agent: drain (updates tonight)" == reason(house)
+    says(house, b"ready")
+    assert "agent: online" == reason(house)
+
+
+async def test_removing_an_agent_that_said_down_brings_its_server_up(watched: Farmhouse) -> None:
+    """And tells it."""
+    await take(watched, service_of([local_server("ts1", agent=AgentPolicy(interval_s=600))]))
+    watched.watch.agent_answered(TS1, parse_line(b"down"))
+    await take(watched, service_of(["ts1"]))
+    assert "server_up" == watched.happened()[-1]
 
 
 def test_operator_and_agent_do_not_take_back_each_others_word() -> None:
