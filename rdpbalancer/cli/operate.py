@@ -45,13 +45,14 @@ def _state_command(state: str, text: str) -> click.Command:
         answer = ask(
             context, "set-state", server=server, state=state, kick=kick and deadline_s is None, **options
         )
-        done = True
+        done, named = True, [row["server"] for row in answer["servers"]]
         if wait or deadline_s is not None:
-            done = _wait_empty(context, answer["servers"], service, deadline_s)
+            done = _wait_empty(context, named, service, deadline_s)
             if not done and kick:
                 answer = ask(context, "set-state", server=server, state=state, kick=True, **options)
-                done = _wait_empty(context, answer["servers"], service, 10.0)
-            answer["sessions"] = _sessions_on(context, answer["servers"], service)
+                done = _wait_empty(context, named, service, 10.0)
+            for row in answer["servers"]:
+                row["sessions"] = _sessions_on(context, [row["server"]], service)
         _report(context, answer, state, as_json=as_json)
         if not done:
             output.complain("sessions are still there; the wait ran out")
@@ -74,8 +75,8 @@ def _report(context: click.Context, answer: dict[str, Any], state: str, *, as_js
         output.print_json(answer)
     elif not context.obj["quiet"]:
         kicked = f", {answer['kicked']} ended" if answer["kicked"] else ""
-        left = output.counted(answer["sessions"], "session")
-        print(f"{', '.join(answer['servers'])}: {state} ({left}{kicked})")
+        left = output.counted(sum(row["sessions"] for row in answer["servers"]), "session")
+        print(f"{', '.join(row['server'] for row in answer['servers'])}: {state} ({left}{kicked})")
 
 
 def _wait_empty(

@@ -71,6 +71,15 @@ def ask(context: click.Context, verb: str, *, timeout_s: float = 10.0, **params:
         return client.call(verb, **params)
 
 
+def ask_rows(context: click.Context, verb: str, **params: Any) -> list[dict[str, Any]]:
+    """Ask the running service for all rows of a list, page by page."""
+    from rdpbalancer.control.client import Client
+
+    wanted = {name: value for name, value in params.items() if value is not None}
+    with Client(context.obj["socket"]) as client:
+        return list(client.pages(verb, **wanted))
+
+
 @click.command("status")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says whether it answers.")
@@ -126,7 +135,7 @@ def show_sessions(
     context: click.Context, service: str | None, server: str | None, user: str | None, *, as_json: bool
 ) -> None:
     """Show the live sessions."""
-    rows = ask(context, "sessions", service=service, server=server, user=user)
+    rows = ask_rows(context, "sessions", service=service, server=server, user=user)
     if as_json:
         output.print_json(rows)
         return
@@ -142,7 +151,7 @@ def show_sessions(
 @click.pass_context
 def show_persistence(context: click.Context, service: str | None, *, as_json: bool) -> None:
     """Show which user (or address) is bound to which server."""
-    rows = ask(context, "persistence", service=service)
+    rows = ask_rows(context, "persistence", service=service)
     if as_json:
         output.print_json(rows)
         return
@@ -157,7 +166,7 @@ def show_persistence(context: click.Context, service: str | None, *, as_json: bo
 @click.pass_context
 def show_events(context: click.Context, *, as_json: bool) -> None:
     """Show what happened lately to servers, relays and the configuration."""
-    rows = ask(context, "events")
+    rows = sorted(ask_rows(context, "events"), key=lambda row: float(row["time"]))
     if as_json:
         output.print_json(rows)
         return

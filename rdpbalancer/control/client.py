@@ -1,6 +1,8 @@
 """The command line's end of the control socket: blocking, one request at a time."""
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,19 +29,26 @@ class Client:
     """A connection to a running service."""
 
     def __init__(self, path: Path, *, timeout_s: float = 10.0) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._connect()
+
+    def _connect(self) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(timeout_s)
+        self._sock.settimeout(self._timeout_s)
         try:
-            self._sock.connect(str(path))
+            self._sock.connect(str(self._path))
         except OSError as error:
             self._sock.close()
-            raise UnreachableError("unreachable", _advice(path, error)) from error
+            raise UnreachableError("unreachable", _advice(self._path, error)) from error
         self._file = self._sock.makefile("rb")
 
     def call(self, verb: str, **params: Any) -> Any:
         """Carry out a verb and return its result. Raises UnreachableError, RefusedError."""
         try:
-            self._sock.sendall(encode(Request(verb, params)))
+            # A service that is too busy answers at once, and does not read what it refuses.
+            with contextlib.suppress(BrokenPipeError):
+                self._sock.sendall(encode(Request(verb, params)))
             line = self._file.readline()
         except OSError as error:
             raise UnreachableError("unreachable", f"the service does not answer: {error}") from error
@@ -52,6 +61,32 @@ class Client:
         if answer.error is not None:
             raise RefusedError(answer.error.code, answer.error.message)
         return answer.result
+
+    def pages(self, verb: str, **params: Any) -> Iterator[dict[str, Any]]:
+        """Yield every row of a list verb, page by page (`limit`: rows a page, as the service has it).
+
+        Between two pages the service may close a connection that says nothing for long, or be replaced by a
+        new version; the next page is then asked for anew. Raises UnreachableError, RefusedError.
+        """
+        while True:
+            answer = self._page(verb, params)
+            if isinstance(answer, list):  # a verb that has no pages, or a service from before there were any
+                yield from answer
+                return
+            yield from answer["rows"]
+            if answer["next"] is None:
+                return
+            params = {**params, "after": answer["next"]}
+
+    def _page(self, verb: str, params: dict[str, Any]) -> Any:
+        if "after" not in params:
+            return self.call(verb, **params)
+        try:
+            return self.call(verb, **params)
+        except UnreachableError:
+            self.close()
+            self._connect()
+            return self.call(verb, **params)
 
     def close(self) -> None:
         """Close the connection."""

@@ -4,7 +4,7 @@ This is the whole state that decides. It is changed only by these verbs, each of
 of them waits; time is an argument everywhere.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rdpbalancer.core import status as st
@@ -27,7 +27,7 @@ from rdpbalancer.core.route import (
 from rdpbalancer.core.schedule import Random
 from rdpbalancer.core.share import Shares
 from rdpbalancer.core.status import ServerStatus
-from rdpbalancer.core.waiting import Waiter, WaitingLine
+from rdpbalancer.core.waiting import Waiter, WaitingClient, WaitingLine
 from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId, SessionFacts
 
 
@@ -143,6 +143,10 @@ class Dispatcher:
         """Return how many wait in the service's queue, or of these for that very server."""
         line = self._services[service].line
         return len(line) if server is None else line.waiting_for(server)
+
+    def queue(self, service: str) -> Iterator[Waiter]:
+        """Yield who waits in the service's queue, the first first."""
+        return iter(self._services[service].line)
 
     def views(self, service: VirtualService, *, now: float) -> list[View]:
         """Return every server of the service as it is now, in the configuration's order.
@@ -413,9 +417,11 @@ class Dispatcher:
         *,
         ticket: int | None,
         refused: Collection[ServerId] = (),
+        client: WaitingClient | None = None,
     ) -> Waiter:
         """Join the service's queue."""
-        return self._services[service].line.join(server, grant, ticket=ticket, refused=refused)
+        line = self._services[service].line
+        return line.join(server, grant, ticket=ticket, refused=refused, client=client)
 
     def leave(self, service: str, waiter: Waiter) -> None:
         """Leave the queue."""

@@ -5,11 +5,20 @@ server waits for that server; any other takes the first place that suits.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from rdpbalancer.core.ledger import Lease
 from rdpbalancer.model import ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingClient:
+    """Who waits, for operators to see: `ip:port`, the user as sent, and since when (monotonic)."""
+
+    address: str
+    user: str | None
+    since: float
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +34,7 @@ class Waiter:
     server: ServerId | None
     grant: Callable[[Lease | None], None]
     refused: Collection[ServerId] = ()
+    client: WaitingClient | None = None
 
     def takes(self, server: ServerId, *, takes_new: bool, after: Collection[ServerId] = ()) -> bool:
         """Whether a place on `server` suits; `takes_new`: it is one for users without a binding, too.
@@ -53,12 +63,13 @@ class WaitingLine:
         *,
         ticket: int | None = None,
         refused: Collection[ServerId] = (),
+        client: WaitingClient | None = None,
     ) -> Waiter:
         """Enter the line: at its end, or at the place of an earlier `ticket`."""
         if ticket is None:
             ticket = self._next_ticket
             self._next_ticket += 1
-        waiter = Waiter(ticket, server, grant, refused)
+        waiter = Waiter(ticket, server, grant, refused, client)
         # Whoever was drained comes back in order, and is at the end again: sorting each time would make the
         # return of a long line quadratic.
         overtakes = bool(self._waiters) and ticket < next(reversed(self._waiters))
@@ -66,6 +77,10 @@ class WaitingLine:
         if overtakes:
             self._waiters = OrderedDict(sorted(self._waiters.items()))
         return waiter
+
+    def __iter__(self) -> Iterator[Waiter]:
+        """Yield who waits, the first first. The line may be changed meanwhile."""
+        return iter(list(self._waiters.values()))
 
     def leave(self, waiter: Waiter) -> None:
         """Leave the line. Leaving twice does nothing."""

@@ -4,20 +4,26 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
 from ipaddress import ip_network
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import MAX_WEIGHT, PersistencePolicy
 from rdpbalancer.core.ledger import LiveSession
+from rdpbalancer.core.near import near_keys
 from rdpbalancer.core.persist import cookie_key, source_key
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, Intent, Key, Method, ServerId
+from rdpbalancer.runtime import select
 from rdpbalancer.runtime.views import Views
 from rdpbalancer.runtime.watch import Watch
 from rdpbalancer.telemetry.events import Events
 
 Verb = Callable[..., Awaitable[Any]]
+
+# Rows in one answer of a list: a few hundred KiB, and some milliseconds of work.
+MAX_ROWS: Final = 1000
+LEVELS: Final = ("info", "warning", "error")
 
 
 class Overrides(Protocol):
@@ -67,6 +73,7 @@ class Operator:
             "sessions": self._sessions,
             "persistence": self._persistence,
             "events": self._recent,
+            "queue": self._queue,
             "set-state": self._set_state,
             "set-weight": self._set_weight,
             "kick": self._kick_some,
@@ -90,50 +97,118 @@ class Operator:
         return self._views.services()
 
     async def _servers(self, service: str | None = None) -> list[dict[str, Any]]:
+        self._check(service)
         return self._views.servers(service)
 
     async def _sessions(
-        self, service: str | None = None, server: str | None = None, user: str | None = None
-    ) -> list[dict[str, Any]]:
-        return self._views.sessions(service, server, user)
+        self,
+        service: str | None = None,
+        server: str | None = None,
+        user: str | None = None,
+        source: str | None = None,
+        *,
+        limit: int = MAX_ROWS,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        self._check(service, server)
+        return _page(self._views.sessions(service, server, user, source), limit, after)
 
-    async def _persistence(self, service: str | None = None) -> list[dict[str, Any]]:
-        return self._views.persistence(service)
+    async def _persistence(
+        self,
+        service: str | None = None,
+        server: str | None = None,
+        key: str | None = None,
+        method: str | None = None,
+        *,
+        limit: int = MAX_ROWS,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        self._check(service, server)
+        wanted = None if method is None else _method(method)
+        return _page(self._views.persistence(service, server, key, wanted), limit, after)
 
-    async def _recent(self) -> list[dict[str, Any]]:
-        return self._events.recent()
+    async def _queue(
+        self, service: str | None = None, *, limit: int = MAX_ROWS, after: str | None = None
+    ) -> dict[str, Any]:
+        self._check(service)
+        return _page(self._views.queue(service), limit, after)
+
+    async def _recent(
+        self,
+        since: int | None = None,
+        service: str | None = None,
+        server: str | None = None,
+        level: str | None = None,
+        *,
+        limit: int = MAX_ROWS,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        if level is not None and level not in LEVELS:
+            raise ConfigurationError("bad-parameters", f"a level is {', '.join(LEVELS)}, not {level}")
+        events = self._events.recent()
+        if service not in {None, *(event.get("service") for event in events)}:
+            self._check(service)
+        if server not in {None, *(event.get("server") for event in events)}:
+            self._check(service, server)
+        rows = [
+            event
+            for event in events
+            if (since is None or event["id"] > since)
+            and service in (None, event.get("service"))
+            and server in (None, event.get("server"))
+            and (level is None or LEVELS.index(event["level"]) >= LEVELS.index(level))
+        ]
+        return _page(rows, limit, after)
+
+    def _check(self, service: str | None, server: str | None = None) -> None:
+        select.check_service(self._dispatcher, service)
+        select.check_server(self._dispatcher, server, service)
 
     # ---- servers -----------------------------------------------------------------------------------
 
     async def _set_state(
-        self, server: str, state: str, service: str | None = None, *, strict: bool = False, kick: bool = False
+        self,
+        state: str,
+        servers: list[str] | None = None,
+        server: str | None = None,
+        service: str | None = None,
+        *,
+        strict: bool = False,
+        kick: bool = False,
+        reason: str = "",
     ) -> dict[str, Any]:
-        """Set what is wanted of a server, in one service or in every service that has one of this name."""
+        """Set what is wanted of servers, in one service or in every service that has them."""
         if state not in set(Intent):
             raise ConfigurationError(
                 "unknown-state", f"a server's state is online, drain or halt, not {state}"
             )
+        found = select.servers(self._dispatcher, _named(servers, server), service)
         kicked = 0
-        found = self._find(server, service)
         for server_id in found:
             override = replace(self._override(server_id), intent=Intent(state), strict=strict)
-            self._remember(server_id, override, reason=f"operator: {state}{' --strict' if strict else ''}")
+            said = f"operator: {state}{' --strict' if strict else ''}"
+            self._remember(server_id, override, said, reason)
             kicked += self.kick_server(server_id, CloseReason.KICKED) if kick else 0
         await self._written()  # an operator who has read "done" will not look again
-        sessions = sum(self._dispatcher.ledger.sessions_on(server_id) for server_id in found)
-        return {"servers": [str(server_id) for server_id in found], "sessions": sessions, "kicked": kicked}
+        return {"servers": self._views.states(found), "kicked": kicked}
 
     async def _set_weight(
-        self, server: str, weight: int | None, service: str | None = None
+        self,
+        weight: int | None = None,
+        servers: list[str] | None = None,
+        server: str | None = None,
+        service: str | None = None,
+        *,
+        reason: str = "",
     ) -> dict[str, Any]:
-        """Set the runtime weight of a server; None: as configured."""
+        """Set the runtime weight of servers; None: as configured."""
         if weight is not None and not 0 <= weight <= MAX_WEIGHT:
             raise ConfigurationError("bad-weight", f"a weight is 0 to {MAX_WEIGHT}, not {weight}")
-        found = self._find(server, service)
+        found = select.servers(self._dispatcher, _named(servers, server), service)
         for server_id in found:
             override = replace(self._override(server_id), weight=weight)
             said = "as configured" if weight is None else str(weight)
-            self._remember(server_id, override, reason=f"operator: weight {said}")
+            self._remember(server_id, override, f"operator: weight {said}", reason)
         await self._written()
         return {"servers": [str(server_id) for server_id in found], "weight": weight}
 
@@ -141,9 +216,9 @@ class Operator:
         status = self._dispatcher.statuses[server]
         return Override(status.intent, status.strict, status.runtime_weight)
 
-    def _remember(self, server: ServerId, override: Override, *, reason: str) -> None:
+    def _remember(self, server: ServerId, override: Override, said: str, reason: str) -> None:
         self._overrides.set_override(server, override if override != Override() else None)
-        self._watch.override(server, override, reason=reason)
+        self._watch.override(server, override, reason=f"{said}: {reason}" if reason else said)
         self._events.info(
             "operator",
             service=server.service,
@@ -151,22 +226,9 @@ class Operator:
             state=override.intent.value,
             strict=override.strict,
             weight=override.weight,
-            detail=reason,
+            detail=said,
+            **_given(reason=reason),
         )
-
-    def _find(self, name: str, service: str | None) -> list[ServerId]:
-        """Return the servers of that name (``server`` or ``service/server``). Raises ConfigurationError."""
-        if service is None and "/" in name:
-            service, _, name = name.partition("/")
-        servers = self._dispatcher.farm.servers()
-        found = [id_ for id_ in servers if id_.name == name and service in (None, id_.service)]
-        if not found:
-            where = f" in service {service}" if service else ""
-            names = ", ".join(sorted({str(id_) for id_ in servers}))
-            raise ConfigurationError(
-                "unknown-server", f"there is no server {name}{where}; there are: {names}"
-            )
-        return found
 
     # ---- sessions ----------------------------------------------------------------------------------
 
@@ -175,25 +237,25 @@ class Operator:
         session: str | None = None,
         user: str | None = None,
         server: str | None = None,
+        service: str | None = None,
         source: str | None = None,
+        *,
+        all: bool = False,  # noqa: A002 (the protocol's word)
+        reason: str = "",
     ) -> dict[str, Any]:
-        """End the sessions that match every word that is given."""
-        if session is None and user is None and server is None and source is None:
-            raise ConfigurationError("nothing-named", "name a session, --user, --server or --source")
+        """End the sessions that match every word that is given, or all."""
+        if all == any(word is not None for word in (session, user, server, service, source)):
+            message = "name a session, --user, --server, --service or --source; or --all, without any of them"
+            raise ConfigurationError("nothing-named", message)
         if session is not None and session not in self._dispatcher.ledger:
             raise ConfigurationError("unknown-session", f"there is no session {session}; it may have ended")
-        matching = [
-            live
-            for live in self._dispatcher.ledger
-            if session in (None, live.facts.id)
-            and (user is None or user.lower() == (live.facts.user or "").lower())
-            and server in (None, live.facts.server, str(live.facts.server_id))
-            and source in (None, live.facts.source)
-        ]
-        if server is not None and not matching:
-            self._find(server, None)  # a removed server may still have sessions; one that has none is a typo
-        kicked = self._end(matching, CloseReason.KICKED)
-        self._events.info("operator", detail=f"kicked {kicked} sessions", sessions=kicked)
+        self._check(service, server)
+        matches = select.sessions(session=session, service=service, server=server, user=user, source=source)
+        kicked = self._end(filter(matches, self._dispatcher.ledger), CloseReason.KICKED)
+        words = {"session": session, "user": user, "server": server, "service": service, "source": source}
+        named = ", ".join(f"{name} {word}" for name, word in words.items() if word is not None)
+        detail = f"kicked {kicked} sessions: {named or 'all'}"
+        self._events.info("operator", detail=detail, sessions=kicked, **_given(reason=reason))
         return {"kicked": kicked}
 
     def _end(self, sessions: Iterable[LiveSession], reason: CloseReason) -> int:
@@ -211,10 +273,12 @@ class Operator:
     ) -> dict[str, Any]:
         """Bind a key to a server, from its next connection on; live sessions stay where they are."""
         now = self._clock()
-        targets = {id_.service: id_.name for id_ in self._find(server, service)}
+        targets = {id_.service: id_.name for id_ in select.servers(self._dispatcher, [server], service)}
         found = [(name, bound) for name, bound in self._keys(key, service, method) if name in targets]
-        if not found:
+        existed, near = bool(found), []
+        if not existed:
             found = [(name, self._new_key(name, key, method)) for name in targets]
+            near = self._near(key, service)
         for name, bound in found:
             policy = self._dispatcher.farm.services[name].persistence
             live = self._dispatcher.ledger.live_of(name, bound)
@@ -225,7 +289,8 @@ class Operator:
         moved_to = next(targets[name] for name, _ in found)
         self._events.info("operator", detail=f"moved {len(found)} bindings to {moved_to}", server=moved_to)
         await self._written()
-        return {"moved": len(found), "server": moved_to}
+        created = 0 if existed else len(found)
+        return {"moved": len(found) - created, "created": created, "near": near, "server": moved_to}
 
     async def _persist_delete(
         self, key: str, service: str | None = None, method: str | None = None
@@ -233,7 +298,9 @@ class Operator:
         """Forget a key's binding."""
         found = self._keys(key, service, method)
         if not found:
-            raise ConfigurationError("unknown-key", f"there is no binding of {key}")
+            alike = self._near(key, service)
+            hint = f"; there are: {', '.join(alike)}" if alike else ""
+            raise ConfigurationError("unknown-key", f"there is no binding of {key}{hint}")
         for name, bound in found:
             self._dispatcher.bindings(name).delete(bound)
             self._dispatcher.all_look_again(name)
@@ -243,8 +310,7 @@ class Operator:
 
     def _keys(self, key: str, service: str | None, method: str | None) -> list[tuple[str, Key]]:
         methods = [Method.RDP_COOKIE, Method.SOURCE_IP] if method is None else [_method(method)]
-        if service is not None and service not in self._dispatcher.farm.services:
-            raise ConfigurationError("unknown-service", f"there is no service {service}")
+        select.check_service(self._dispatcher, service)
         now = self._clock()
         return [
             (name, each)
@@ -254,6 +320,18 @@ class Operator:
             if each is not None and self._dispatcher.bindings(name).get(each, now=now) is not None
         ]
 
+    def _near(self, key: str, service: str | None) -> list[str]:
+        """Return keys that somebody may have meant who wrote `key`, at most ten."""
+        return near_keys(
+            key,
+            (
+                entry.key
+                for name in self._dispatcher.farm.services
+                if service in (None, name)
+                for entry in self._dispatcher.bindings(name).entries(now=self._clock())
+            ),
+        )
+
     def _new_key(self, service: str, key: str, method: str | None) -> Key:
         """Return the key of somebody who has no binding yet: the one that the next connection will have."""
         policy = self._dispatcher.farm.services[service].persistence
@@ -261,6 +339,29 @@ class Operator:
         if made is None:
             raise ConfigurationError("bad-address", f"{key} is neither an IP address nor a network")
         return made
+
+
+def _given(**fields: str) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if value}
+
+
+def _named(servers: list[str] | None, server: str | None) -> list[str]:
+    names = [*(servers or []), *([server] if server is not None else [])]
+    if not names:
+        raise ConfigurationError("bad-parameters", "servers: name at least one")
+    return names
+
+
+def _page(rows: list[dict[str, Any]], limit: int, after: str | None) -> dict[str, Any]:
+    if not 1 <= limit <= MAX_ROWS:
+        raise ConfigurationError("bad-parameters", f"limit is 1 to {MAX_ROWS}, not {limit}")
+    start = int(after or 0)
+    end = start + limit
+    return {
+        "rows": rows[start:end],
+        "next": str(end) if end < len(rows) else None,
+        "total": len(rows),
+    }
 
 
 def _method(name: str) -> Method:

@@ -1,7 +1,7 @@
 """What the control socket shows: the state of the farm as plain values, ready for JSON."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rdpbalancer.core import status as st
@@ -11,6 +11,7 @@ from rdpbalancer.core.ledger import LiveSession
 from rdpbalancer.core.persist import Binding
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Health, ServerId
+from rdpbalancer.runtime import select
 from rdpbalancer.telemetry.metrics import ServerGauges, StateSnapshot
 
 
@@ -41,30 +42,73 @@ class Views:
             self._server(of, server) for of in services if service in (None, of.name) for server in of.servers
         ]
 
+    def states(self, servers: Iterable[ServerId]) -> list[dict[str, Any]]:
+        """Return what is wanted of servers and what comes of it, for an operator who has just changed it."""
+        rows = []
+        for id_ in servers:
+            server, status = self._dispatcher.farm.server(id_), self._dispatcher.statuses[id_]
+            watched = server is not None and server.agent is not None
+            rows.append(
+                {
+                    "server": str(id_),
+                    "state": st.wanted(status).value,
+                    "operator": status.intent.value,
+                    "agent": status.agent.intent.value if watched else None,
+                    "health": health_of(status).value,
+                    "sessions": self._dispatcher.ledger.sessions_on(id_),
+                }
+            )
+        return rows
+
     def sessions(
-        self, service: str | None = None, server: str | None = None, user: str | None = None
+        self,
+        service: str | None = None,
+        server: str | None = None,
+        user: str | None = None,
+        source: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return a row for each live session, the oldest first."""
-        wanted = user.lower() if user is not None else None
-        rows = [
-            _session(session)
-            for session in self._dispatcher.ledger
-            if service in (None, session.facts.service)
-            and server in (None, session.facts.server, str(session.facts.server_id))
-            and wanted in (None, (session.facts.user or "").lower())
-        ]
+        """Return a row for each live session, the oldest first. Raises ConfigurationError: bad `source`."""
+        matches = select.sessions(service=service, server=server, user=user, source=source)
+        rows = [_session(session) for session in self._dispatcher.ledger if matches(session)]
         return sorted(rows, key=lambda row: (row["started"], row["id"]))
 
-    def persistence(self, service: str | None = None) -> list[dict[str, Any]]:
-        """Return a row for each binding."""
+    def persistence(
+        self,
+        service: str | None = None,
+        server: str | None = None,
+        key: str | None = None,
+        method: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return a row for each binding; `key` is a part of it, in any case."""
         now = self._clock()
+        part = None if key is None else key.lower()
         rows = [
             self._binding(name, entry, now)
             for name in self._dispatcher.farm.services
             if service in (None, name)
             for entry in self._dispatcher.bindings(name).entries(now=now)
+            if select.names_server(ServerId(name, entry.server), server)
+            and method in (None, entry.key.method)
+            and (part is None or part in entry.key.value.lower())
         ]
         return sorted(rows, key=lambda row: (row["service"], row["method"], row["key"]))
+
+    def queue(self, service: str | None = None) -> list[dict[str, Any]]:
+        """Return a row for everybody who waits for a place, by service, the first first."""
+        behind_s = time.time() - self._clock()
+        return [
+            {
+                "service": name,
+                "server": waiter.server.name if waiter.server else None,
+                "client": waiter.client.address,
+                "user": waiter.client.user,
+                "since": round(waiter.client.since + behind_s, 3),
+            }
+            for name in self._dispatcher.farm.services
+            if service in (None, name)
+            for waiter in self._dispatcher.queue(name)
+            if waiter.client is not None
+        ]
 
     def _binding(self, service: str, entry: Binding, now: float) -> dict[str, Any]:
         return {

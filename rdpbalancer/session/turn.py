@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.ledger import Lease
+from rdpbalancer.core.waiting import WaitingClient
 from rdpbalancer.errors import ClientError, NoServerError, RdpBalancerError
 from rdpbalancer.model import ServerId
 from rdpbalancer.session.connection import Connection
@@ -29,8 +30,14 @@ class Turn:
         began_at = self._clock()
         if conn.queue_until_at is None:
             conn.queue_until_at = began_at + conn.service.timeouts.queue_s
+        since = conn.queue_until_at - conn.service.timeouts.queue_s
         waiter = self._dispatcher.wait(
-            conn.service.name, server, self._grant, ticket=conn.ticket, refused=conn.tried
+            conn.service.name,
+            server,
+            self._grant,
+            ticket=conn.ticket,
+            refused=conn.tried,
+            client=WaitingClient(str(conn.peer), conn.user, since),
         )
         conn.ticket = waiter.ticket
         too_late = NoServerError("queue-timeout", "no place came free")

@@ -17,6 +17,7 @@ class Events:
     def __init__(self) -> None:
         self._log = logs.get()
         self._recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._last_id = 0
         self.on_event: Callable[[dict[str, Any]], None] | None = None
 
     def info(self, event: str, **fields: Any) -> None:
@@ -32,16 +33,24 @@ class Events:
         self._add("error", event, fields)
 
     def recent(self) -> list[dict[str, Any]]:
-        """Return the last events, oldest first."""
-        return sorted(self._recent, key=lambda event: event["time"])
+        """Return the last events, in the order in which this process heard of them: by their `id`."""
+        return list(self._recent)
 
     def remember(self, event: dict[str, Any]) -> None:
         """Remember an event that another process of the service has logged."""
-        self._recent.append(event)
+        self._recent.append({**event, "id": self._next_id()})
+
+    def _next_id(self) -> int:
+        """Return a number that rises, over the restart of the process too: nobody asks twice for the same.
+
+        Milliseconds of Unix time, or one more than the last. 53 bits hold them for a while.
+        """
+        self._last_id = max(self._last_id + 1, int(time.time() * 1000))
+        return self._last_id
 
     def _add(self, level: str, event: str, fields: dict[str, Any]) -> None:
         remembered = {"time": time.time(), "level": level, "event": event, **fields}
-        self._recent.append(remembered)
+        self._recent.append({"id": self._next_id(), **remembered})
         getattr(self._log, level)(event, **fields)
         if self.on_event is not None:
             self.on_event(remembered)

@@ -45,6 +45,8 @@ _RESTING: Final = {
     "real_servers": [{"name": "nobody", "address": "127.0.0.1:9"}],
 }
 _QUIET_S: Final = 8.0
+# Verbs that answer in pages; a test wants all rows.
+_LISTS: Final = ("sessions", "persistence", "events", "queue")
 
 Servers = Iterable[LabServer | Mapping[str, Any]]
 Metrics = dict[str, list[tuple[dict[str, str], float]]]
@@ -146,7 +148,7 @@ class House(Balancer):
     def ask_now(self, verb: str, **params: Any) -> Any:
         """Ask over the control socket; blocks, so only where no simulated server has to answer."""
         with Client(self.socket) as client:
-            return client.call(verb, **params)
+            return list(client.pages(verb, **params)) if verb in _LISTS else client.call(verb, **params)
 
     async def ask(self, verb: str, **params: Any) -> Any:
         """Ask over the control socket, while the test's servers and clients go on."""

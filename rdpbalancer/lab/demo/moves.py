@@ -60,7 +60,7 @@ class Moves:
 
     async def sessions(self) -> dict[str, dict[str, Any]]:
         """Return the balancer's live sessions by id."""
-        return {session["id"]: session for session in await self.stage.service.call("sessions")}
+        return {session["id"]: session for session in await self.stage.service.rows("sessions")}
 
     async def settled(self) -> dict[str, dict[str, Any]]:
         """Return the live sessions once the last departures have been counted."""

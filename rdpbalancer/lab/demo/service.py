@@ -76,6 +76,10 @@ class Service:
         """Ask the service. Raises UnreachableError, RefusedError."""
         return await asyncio.to_thread(self._call, verb, params)
 
+    async def rows(self, verb: str, **params: Any) -> list[dict[str, Any]]:
+        """Ask the service for all rows of a list. Raises UnreachableError, RefusedError."""
+        return await asyncio.to_thread(self._rows, verb, params)
+
     async def stop(self) -> None:
         """End it with all its processes, with SIGKILL if need be."""
         process, self._process = self._process, None
@@ -129,6 +133,10 @@ class Service:
     def _call(self, verb: str, params: dict[str, Any]) -> Any:
         with Client(self.socket, timeout_s=ANSWER_S) as client:
             return client.call(verb, **params)
+
+    def _rows(self, verb: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+        with Client(self.socket, timeout_s=ANSWER_S) as client:
+            return list(client.pages(verb, **params))
 
 
 def _has_ended(pid: int) -> bool:

@@ -115,6 +115,18 @@ def status(**said: Any) -> dict[str, Any]:
     }
 
 
-def told(*servers: str, sessions: int = 0, kicked: int = 0) -> dict[str, Any]:
-    """Return what `set-state` answers."""
-    return {"servers": list(servers or ("ts/ts1",)), "sessions": sessions, "kicked": kicked}
+def told(*servers: str, sessions: int = 0, kicked: int = 0, state: str = "drain") -> dict[str, Any]:
+    """Return what `set-state` answers; the first server has all the sessions."""
+    named = servers or ("ts/ts1",)
+    told = [
+        {
+            "server": server,
+            "state": state,
+            "operator": state,
+            "agent": None,
+            "health": "up",
+            "sessions": 0 if number else sessions,
+        }
+        for number, server in enumerate(named)
+    ]
+    return {"servers": told, "kicked": kicked}

@@ -58,7 +58,7 @@ def columns(text: str) -> list[list[str]]:
         (["show", "services"], "services", {}),
         (["show", "servers"], "servers", {"service": None}),
         (["show", "servers", "--service", "ts"], "servers", {"service": "ts"}),
-        (["show", "sessions"], "sessions", {"service": None, "server": None, "user": None}),
+        (["show", "sessions"], "sessions", {}),
         (
             ["show", "sessions", "--service", "ts", "--server", "ts1", "--user", "alice"],
             "sessions",

@@ -35,14 +35,19 @@ def intents(house: Farmhouse) -> dict[str, tuple[Intent, bool]]:
         ({"server": "ts1", "service": "gw"}, ["gw/ts1"]),
         ({"server": "gw/ts1"}, ["gw/ts1"]),
         ({"server": "ts2"}, [f"{SERVICE}/ts2"]),
+        ({"servers": ["gw/ts1", "ts2"]}, [f"{SERVICE}/ts2", "gw/ts1"]),
+        ({"servers": ["ts*"]}, [f"{SERVICE}/ts1", f"{SERVICE}/ts2", "gw/ts1"]),
+        ({"servers": ["*/ts[2-9]"]}, [f"{SERVICE}/ts2"]),
+        ({"servers": ["*"], "service": "gw"}, ["gw/ts1"]),
+        ({"servers": ["gw/ts1"], "service": "gw"}, ["gw/ts1"]),
     ],
 )
 async def test_a_server_is_named_with_its_service_or_without(
     house: Farmhouse, named: dict[str, str], expected: list[str]
 ) -> None:
-    """Without, it is meant in every service that has it."""
+    """Without, it is meant in every service that has it; `*`, `?` and `[...]` as in a shell."""
     answer = await house.verb("set-state", state="drain", **named)
-    assert {"servers": expected, "sessions": 0, "kicked": 0} == answer
+    assert (expected, 0) == ([row["server"] for row in answer["servers"]], answer["kicked"])
     assert expected == [name for name, (intent, _) in intents(house).items() if intent is Intent.DRAIN]
 
 
@@ -220,7 +225,7 @@ async def test_an_idle_user_is_moved(house: Farmhouse) -> None:
     """For the configured time, from now."""
     house.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=house.now, ttl_s=5)
     answer = await house.verb("persist-move", key="ALICE", server="ts2")
-    assert {"moved": 1, "server": "ts2"} == answer
+    assert {"moved": 1, "created": 0, "near": [], "server": "ts2"} == answer
     assert {"alice": ("ts2", 3600.0)} == bindings(house)
     assert 1 == house.written
 
@@ -237,7 +242,8 @@ async def test_a_live_user_is_moved_from_the_next_connection_on(house: Farmhouse
 
 async def test_somebody_new_is_bound_before_the_first_connection(house: Farmhouse) -> None:
     """In every service that has the server, as a user unless it is said otherwise."""
-    assert {"moved": 2, "server": "ts1"} == await house.verb("persist-move", key="Zoë", server="ts1")
+    answer = await house.verb("persist-move", key="Zoë", server="ts1")
+    assert {"moved": 0, "created": 2, "near": [], "server": "ts1"} == answer
     assert {"zoë": ("ts1", 3600.0)} == bindings(house) == bindings(house, "gw")
     await house.verb("persist-move", key="bert", server="gw/ts1")
     assert "bert" not in bindings(house)
@@ -248,7 +254,8 @@ async def test_a_user_of_two_services_is_moved_where_the_server_is(house: Farmho
     """Whole or not at all: the other service has no such server, and keeps its binding."""
     for service in (SERVICE, "gw"):
         house.dispatcher.bindings(service).move(ALICE, "ts1", now=house.now, ttl_s=5)
-    assert {"moved": 1, "server": "ts2"} == await house.verb("persist-move", key="alice", server="ts2")
+    answer = await house.verb("persist-move", key="alice", server="ts2")
+    assert (1, 0) == (answer["moved"], answer["created"])
     assert {"alice": ("ts2", 3600.0)} == bindings(house)
     assert {"alice": ("ts1", 5)} == bindings(house, "gw")
 
@@ -270,7 +277,8 @@ async def test_an_address_is_the_key_that_its_connections_have(
     await house.verb("persist-move", key=named, server="ts2", method="source-ip")
     (entry,) = house.dispatcher.bindings(SERVICE).entries(now=house.now)
     assert (Key(Method.SOURCE_IP, kept), "ts2") == (entry.key, entry.server)
-    assert {"moved": 1, "server": "ts1"} == await house.verb("persist-move", key=named, server="ts1")
+    answer = await house.verb("persist-move", key=named, server="ts1")
+    assert (1, 0) == (answer["moved"], answer["created"])
     assert {"deleted": 1} == await house.verb("persist-delete", key=named)
 
 
@@ -324,12 +332,12 @@ async def test_a_binding_is_deleted(house: Farmhouse) -> None:
 async def test_what_happened_is_shown(house: Farmhouse) -> None:
     """Also who changed what."""
     await house.verb("set-weight", server="ts2", weight=30)
-    (event,) = await house.verb("events")
+    (event,) = (await house.verb("events"))["rows"]
     assert ("operator", 30, "operator: weight 30") == (event["event"], event["weight"], event["detail"])
 
 
 async def test_sessions_are_shown_by_the_same_words(house: Farmhouse) -> None:
     """The verb passes them on."""
     house.keeper.session_live(state_of(facts("s1", "ts2")), 7)
-    assert ["s1"] == [row["id"] for row in await house.verb("sessions", server="ts2")]
-    assert [] == await house.verb("sessions", server="ts1")
+    assert ["s1"] == [row["id"] for row in (await house.verb("sessions", server="ts2"))["rows"]]
+    assert {"rows": [], "next": None, "total": 0} == await house.verb("sessions", server="ts1")

@@ -43,7 +43,8 @@ def house() -> Farmhouse:
 @pytest.mark.parametrize("what", CONTRACT)
 async def test_every_key_of_the_contract_is_there(house: Farmhouse, what: str) -> None:
     """And all of it goes through JSON."""
-    rows = await house.verb(what)
+    answer = await house.verb(what)
+    rows = answer["rows"] if isinstance(answer, dict) else answer
     assert rows
     for row in rows:
         assert CONTRACT[what] <= row.keys()

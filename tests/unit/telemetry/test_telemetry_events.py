@@ -17,6 +17,8 @@ def test_an_event_is_a_log_line_and_is_remembered(log: io.StringIO) -> None:
     after = time.time()
     recent = events.recent()
     assert all(before <= event.pop("time") <= after for event in recent)
+    ids = [event.pop("id") for event in recent]
+    assert ids == sorted(set(ids))
     assert [
         {"level": "info", "event": "server_up", "service": "ts", "server": "ts1"},
         {"level": "warning", "event": "agent_failed", "detail": "refused"},
@@ -45,13 +47,29 @@ def test_looking_back_changes_nothing(log: io.StringIO) -> None:
     assert 1 == len(lines(log))
 
 
-def test_events_of_other_processes_are_remembered_in_their_order(log: io.StringIO) -> None:
-    """What the supervisor has logged is shown by the router, and not logged twice."""
+def test_events_of_other_processes_are_remembered_as_they_are_heard_of(log: io.StringIO) -> None:
+    """What the supervisor has logged is shown by the router, and not logged twice.
+
+    Their ids rise as they come: who asks for what is new since the last time misses none.
+    """
     events = Events()
     events.info("router_ready")
     events.remember({"time": 1.0, "level": "error", "event": "router_ended"})
-    assert ["router_ended", "router_ready"] == [event["event"] for event in events.recent()]
+    first, second = events.recent()
+    assert ("router_ready", "router_ended") == (first["event"], second["event"])
+    assert first["id"] < second["id"]
     assert ["router_ready"] == [line["event"] for line in lines(log)]
+
+
+def test_ids_rise_over_a_restart(log: io.StringIO) -> None:
+    """Who remembers the last id of a router that has ended is told all that the next one has seen."""
+    before, after = Events(), Events()
+    for _ in range(3):
+        before.info("old")
+    time.sleep(0.005)  # ids are milliseconds: a router takes longer to start
+    after.info("new")
+    assert before.recent()[-1]["id"] < after.recent()[0]["id"]
+    assert 4 == len(lines(log))
 
 
 def test_whoever_wants_hears_every_event(log: io.StringIO) -> None:
@@ -60,5 +78,5 @@ def test_whoever_wants_hears_every_event(log: io.StringIO) -> None:
     events.info("before")
     events.on_event = heard.append
     events.error("relay_ended", relay=7)
-    assert heard == events.recent()[1:]
+    assert heard == [{k: v for k, v in event.items() if k != "id"} for event in events.recent()[1:]]
     assert 2 == len(lines(log))
