@@ -7,8 +7,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from rdpbalancer.net.listen import BACKLOG
+
 # Connections taken in one turn of the loop: enough for a storm, few enough that running handshakes go on.
 _BATCH = 64
+_BATCHES_OF_A_BACKLOG = BACKLOG // _BATCH
 # Without descriptors or memory the listener would be ready again at once, and the loop would spin.
 _STAND_BACK_S = 0.25
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -55,6 +58,11 @@ class Acceptor:
         self._resume: asyncio.TimerHandle | None = None
         self._accepting = False
 
+    @property
+    def accepting(self) -> bool:
+        """Whether connections are being taken."""
+        return self._accepting
+
     def start(self) -> None:
         """Begin, or go on, to accept."""
         if not self._accepting:
@@ -75,23 +83,31 @@ class Acceptor:
         self.stop()
         self.listener.close()
 
-    def _ready(self) -> None:
+    def take_rest(self) -> None:
+        """Take the connections that wait in the kernel now: closing the listener would reset them."""
+        for _ in range(_BATCHES_OF_A_BACKLOG):
+            if not self._ready():
+                return
+
+    def _ready(self) -> bool:
+        """Take a batch; return whether there may be more."""
         for _ in range(_BATCH):
             try:
                 sock, address = self.listener.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno in _SHORTAGES:
                     self._stand_back(error)
-                    return
+                    return False
                 continue  # that one connection failed while it waited (ECONNABORTED, EPROTO ...)
             newest = sock.fileno()
             sock.setblocking(False)
             self._on_connection(sock, address)
             if why := self._crowded(newest):
                 self._stand_back(OSError(errno.EMFILE, why))
-                return
+                return False
+        return True
 
     def _stand_back(self, error: OSError) -> None:
         self.stop()

@@ -4,6 +4,8 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rdpbalancer.errors import ConfigurationError
@@ -14,10 +16,11 @@ from rdpbalancer.net import options
 BACKLOG = 4096
 
 
-def tcp(endpoint: Endpoint) -> socket.socket:
+def tcp(endpoint: Endpoint, *, beside: Sequence[socket.socket] = ()) -> socket.socket:
     """Listen on a TCP address. An IPv6 address takes IPv6 only, so that `0.0.0.0` and `[::]` go together.
 
-    Raises ConfigurationError with what to do about it.
+    `beside`: our own listeners, which may overlap with it: a reload goes from `0.0.0.0:3389` to one address
+    of it without a moment at which nobody listens. Raises ConfigurationError with what to do about it.
     """
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -26,12 +29,36 @@ def tcp(endpoint: Endpoint) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         options.for_session(sock)
-        sock.bind((endpoint.host, endpoint.port))
-        sock.listen(BACKLOG)
+        with _sharing_the_port([sock, *(each for each in beside if _overlaps(each, family, endpoint.port))]):
+            sock.bind((endpoint.host, endpoint.port))
+            sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise _cannot_listen(str(endpoint), error) from error
     return sock
+
+
+def _overlaps(listener: socket.socket, family: int, port: int) -> bool:
+    return bool(port) and listener.family == family and listener.getsockname()[1] == port
+
+
+@contextmanager
+def _sharing_the_port(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """Let these sockets, all ours, listen on the same port; nobody else's, and no longer than this.
+
+    With SO_REUSEPORT left on, a second instance that the same user starts by mistake would get half of the
+    connections instead of an error.
+    """
+    if len(sockets) == 1:
+        yield
+        return
+    try:
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        yield
+    finally:
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
 def unix(path: Path, *, mode: int) -> socket.socket:

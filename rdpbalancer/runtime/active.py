@@ -38,9 +38,13 @@ def keep(active: Active) -> Path:
     file = kept_file(active)
     fresh = file.with_name(f".{FILE_NAME}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(active.text)
-    fresh.rename(file)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            out.write(active.text)
+        fresh.rename(file)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     return file
 
 

@@ -1,7 +1,8 @@
 """The router's ends of the listening sockets: where clients come in, and where metrics are read."""
 
+import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rdpbalancer.core.admission import Admission
@@ -18,6 +19,9 @@ from rdpbalancer.telemetry.metrics import Metrics
 
 # A shortage lasts; the metric counts its every quarter of a second, the log need not.
 _SHORTAGE_TOLD_S = 10.0
+# A handshake of TCP that began at a listener which another one replaces on the same port is finished there:
+# a round trip over a slow line.
+_REPLACED_S = 0.25
 
 
 class Doors:
@@ -61,16 +65,48 @@ class Doors:
         """Return the listening control socket."""
         return self._given.pop(CONTROL)
 
+    def take_back(self, names: Iterable[str]) -> None:
+        """Close what was given for a reload that has failed."""
+        for name in names:
+            if (sock := self._given.pop(name, None)) is not None:
+                sock.close()
+
+    def missing(self, settings: Settings) -> list[str]:
+        """Return the names of listeners that the configuration wants and nobody could open."""
+        have = {*self._acceptors, *self._given, CONTROL}
+        if self._exporter is not None:
+            have.add(f"metrics {settings.global_.metrics.listen}")
+        return [name for name in wanted_listeners(settings) if name not in have]
+
+    def stop_removed(self, settings: Settings) -> None:
+        """Leave connections to services that go in the kernel: their address may be another's next."""
+        remaining = {service.name for service in settings.virtual_services}
+        for name, acceptor in self._acceptors.items():
+            if name.rpartition(" ")[0] not in remaining:
+                acceptor.stop()
+
     async def apply(self, settings: Settings) -> None:
         """Accept where the configuration says, and stop where it does not say so any more."""
         wanted = wanted_listeners(settings)
-        for name in [name for name in self._acceptors if name not in wanted]:
-            self._acceptors.pop(name).close()
-            self.bound_names.pop(name, None)
+        gone = {name: self._acceptors.pop(name) for name in list(self._acceptors) if name not in wanted}
         for service in self._dispatcher.farm.services.values():
             for endpoint in service.listen:
                 self._accept(service.name, f"{service.name} {endpoint}")
+        await self._close(gone)
         await self._apply_exporter(settings)
+
+    async def _close(self, gone: dict[str, Acceptor]) -> None:
+        """Close acceptors. One whose port another listener has now is emptied first: nobody is reset."""
+        ports = {acceptor.listener.getsockname()[1] for acceptor in self._acceptors.values()}
+        replaced = [each for each in gone.values() if each.listener.getsockname()[1] in ports]
+        if replaced:
+            await asyncio.sleep(_REPLACED_S)
+        for acceptor in replaced:
+            if acceptor.accepting:
+                acceptor.take_rest()
+        for name, acceptor in gone.items():
+            acceptor.close()
+            self.bound_names.pop(name, None)
 
     async def open_all(self, settings: Settings) -> None:
         """Begin to accept."""

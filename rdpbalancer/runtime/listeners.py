@@ -46,7 +46,10 @@ class Listeners:
         self._open[name] = (address, sock)
 
     def open_missing(self, wanted: Mapping[str, str], *, control_mode: int) -> list[str]:
-        """Open what is wanted and not open yet; return the names. All or none: raises ConfigurationError."""
+        """Open what is wanted and not open yet; return the names. All or none: raises ConfigurationError.
+
+        What is open and not wanted any more stays, and does not stand in the way of what overlaps with it.
+        """
         opened: list[str] = []
         try:
             for name, address in wanted.items():
@@ -57,6 +60,24 @@ class Listeners:
             self.close(opened)
             raise
         return opened
+
+    def open_possible(
+        self, wanted: Mapping[str, str], *, control_mode: int
+    ) -> tuple[list[str], dict[str, str]]:
+        """Open what is missing and can be opened; return the names, and why not for the others."""
+        opened: list[str] = []
+        problems: dict[str, str] = {}
+        for name, address in wanted.items():
+            try:
+                opened += self.open_missing({name: address}, control_mode=control_mode)
+            except ConfigurationError as error:
+                problems[name] = str(error)
+        return opened, problems
+
+    def restrict(self, control_mode: int) -> None:
+        """Give the control socket's file this mode. Raises OSError."""
+        if CONTROL in self._open:
+            Path(self._open[CONTROL][0]).chmod(control_mode)
 
     def activate(self, wanted: Mapping[str, str], passed: Iterable[tuple[str, socket.socket]]) -> None:
         """Use the sockets that the service manager has passed for the listeners of the same address."""
@@ -93,4 +114,5 @@ class Listeners:
         if address.startswith("/"):
             return listen.unix(Path(address), mode=control_mode)
         host, _, port = address.rpartition(":")
-        return listen.tcp(Endpoint(host.strip("[]"), int(port)))
+        ours = [sock for address, sock in self._open.values() if not address.startswith("/")]
+        return listen.tcp(Endpoint(host.strip("[]"), int(port)), beside=ours)

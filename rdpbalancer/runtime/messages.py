@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True):
@@ -77,14 +77,24 @@ class Retire(msgspec.Struct, tag="retire", array_like=True):
 
 
 class Granted(msgspec.Struct, tag="granted", array_like=True):
-    """Supervisor to router: the answer to `Want`.
-
-    `problem` not empty: nothing was changed, and why. `surplus`: relays that are to end with their sessions.
-    """
+    """Supervisor to router: the answer to `Want`. `problem` not empty: nothing was changed, and why."""
 
     number: int
     problem: str
+
+
+class Committed(msgspec.Struct, tag="committed", array_like=True):
+    """Supervisor to router: the answer to `Reloaded`: what it wants is so. `surplus`: relays to retire."""
+
     surplus: list[int]
+
+
+class Opened(msgspec.Struct, tag="opened", array_like=True):
+    """Supervisor to router, after `Listener`: what could not be opened before is open now; accept there."""
+
+
+class ReopenLog(msgspec.Struct, tag="reopen-log", array_like=True):
+    """Supervisor to router: SIGUSR1 came, the log file may have been rotated."""
 
 
 class Pong(msgspec.Struct, tag="pong", array_like=True):
@@ -100,7 +110,16 @@ class Ready(msgspec.Struct, tag="ready", array_like=True):
 
 
 class Reloaded(msgspec.Struct, tag="reloaded", array_like=True):
-    """Router to supervisor: another configuration is in use now; it is kept where the last one was."""
+    """Router to supervisor: another configuration is in use now; it is kept where the last one was.
+
+    The second half of a reload: what the kept configuration does not name is closed. Answered by `Committed`.
+    """
+
+
+class Abandon(msgspec.Struct, tag="abandon", array_like=True):
+    """Router to supervisor: the reload of this `Want` has failed; close what was opened for it."""
+
+    number: int
 
 
 class Upgrade(msgspec.Struct, tag="upgrade", array_like=True):
@@ -114,22 +133,32 @@ class Status(msgspec.Struct, tag="status", array_like=True):
 
 
 class Want(msgspec.Struct, tag="want", array_like=True):
-    """Router to supervisor: what a new configuration wants of it.
+    """Router to supervisor, the first half of a reload: open these, and close nothing yet.
 
-    `listeners`: name to address; what is open under the same name stays as it is, what is not listed is
-    closed. `drain_s`: how long sessions may go on after SIGTERM.
+    `listeners`: name to address; what is open under the same name stays as it is.
     """
 
     number: int
     listeners: dict[str, str]
-    relays: int
-    drain_s: float
 
 
 ToRouter = (
-    Hello | Listener | RelayUp | Begin | Ping | Reload | Stop | Retire | Granted | UpgradeAnswer | Happened
+    Hello
+    | Listener
+    | RelayUp
+    | Begin
+    | Ping
+    | Reload
+    | Stop
+    | Retire
+    | Granted
+    | Committed
+    | Opened
+    | ReopenLog
+    | UpgradeAnswer
+    | Happened
 )
-FromRouter = Pong | Ready | Status | Want | Reloaded | Upgrade
+FromRouter = Pong | Ready | Status | Want | Reloaded | Abandon | Upgrade
 
 TO_ROUTER: msgspec.msgpack.Decoder[ToRouter] = msgspec.msgpack.Decoder(ToRouter)
 FROM_ROUTER: msgspec.msgpack.Decoder[FromRouter] = msgspec.msgpack.Decoder(FromRouter)

@@ -1,19 +1,28 @@
-"""Reloading: read, compare, ask the supervisor for what only it can open, then change everything at once."""
+"""Reloading: prepare, commit, apply.
+
+Prepare: read, compare, have the supervisor open what is missing; nothing is closed or changed yet. Commit:
+keep the new configuration, by the rename of one file. Apply: use it, and have the supervisor close what it
+does not name. A router that is killed before the commit leaves the old farm with its listeners, after it the
+new one: the supervisor starts the next router with what the kept configuration wants.
+"""
 
 import asyncio
 import itertools
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rdpbalancer.core.farm import FarmDiff, diff
 from rdpbalancer.errors import ChannelError, ConfigurationError, RdpBalancerError
 from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.runtime import active as active_file
-from rdpbalancer.runtime.active import Active, relay_count
+from rdpbalancer.runtime.active import Active
 from rdpbalancer.runtime.listeners import wanted_listeners
-from rdpbalancer.runtime.messages import Granted, Reloaded, Want
+from rdpbalancer.runtime.messages import Abandon, Committed, Granted, Reloaded, Want
 from rdpbalancer.settings.build import farm_of
+from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
 
 if TYPE_CHECKING:
@@ -32,10 +41,19 @@ class Reloader:
         self._one_at_a_time = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Granted]] = {}
+        self._committed: asyncio.Future[Committed] | None = None
         self._finished = False
+        # Of its own: the loop's default threads may all be waiting for a name server.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rdpbalancer-reload")
 
     async def reload(self) -> dict[str, Any]:
-        """Read the configuration anew and apply it. Raises ConfigurationError; then nothing has changed."""
+        """Read the configuration anew and apply it. Raises ConfigurationError; then nothing has changed.
+
+        Once begun it comes to its end, whoever has asked for it may leave.
+        """
+        return await asyncio.shield(spawn(self._reload_once(), name="reload", on_error=_raised_to_caller))
+
+    async def _reload_once(self) -> dict[str, Any]:
         async with self._one_at_a_time:
             if self._finished:
                 message = "an upgrade is under way; reload again when it is through"
@@ -74,35 +92,65 @@ class Reloader:
         if future is not None and not future.done():
             future.set_result(granted)
 
+    def committed(self, committed: Committed) -> None:
+        """The supervisor has carried out what the kept configuration wants."""
+        if self._committed is not None and not self._committed.done():
+            self._committed.set_result(committed)
+
     async def _reload(self) -> dict[str, Any]:
         router = self._router
-        fresh = await asyncio.to_thread(active_file.read, self._path, environ=os.environ)
+        read = partial(active_file.read, self._path, environ=os.environ)
+        fresh = await asyncio.get_running_loop().run_in_executor(self._thread, read)
         router.refuse_running_changes(fresh)
         logs.check_file(fresh.settings.global_.log.file)
+        users = router.user_names(fresh.settings)
         farm = farm_of(fresh.settings)
         changes = diff(router.dispatcher.farm, farm)
-        await self._ask(fresh)
+        await self._prepare_and_commit(fresh)
         # From here on nothing can fail: what could, has been tried.
-        try:
-            active_file.keep(fresh)
-        except OSError as error:
-            router.events.error(
-                "config_not_kept", detail=f"{error}: a restarted router would use the old one"
-            )
-        router.take_settings(fresh)
+        router.take_settings(fresh, users)
+        router.doors.stop_removed(fresh.settings)
         await router.take_farm(farm)
         router.operator.restore(changes.servers_added)
         await router.doors.apply(fresh.settings)
-        router.supervisor.send(Reloaded())
+        await self._settle()
         return _described(changes)
 
-    async def _ask(self, fresh: Active) -> None:
+    async def _prepare_and_commit(self, fresh: Active) -> None:
         number = next(self._numbers)
+        listeners = wanted_listeners(fresh.settings)
+        try:
+            await self._prepare(number, listeners)
+            try:
+                active_file.keep(fresh)
+            except OSError as error:
+                message = f"the new configuration cannot be kept in {self._router.runtime_dir}: {error}"
+                raise ConfigurationError("config-not-kept", message) from error
+        except RdpBalancerError:
+            self._router.supervisor.send(Abandon(number))
+            self._router.doors.take_back(listeners)
+            raise
+
+    async def _settle(self) -> None:
+        """Have the supervisor close what is not wanted any more, and retire relays that are too many."""
+        router = self._router
+        self._committed = asyncio.get_running_loop().create_future()
+        router.supervisor.send(Reloaded())
+        try:
+            async with asyncio.timeout(_GRANT_S):
+                committed = await self._committed
+        except TimeoutError:  # it is stuck; what is to be closed stays open until it is not
+            router.events.error("supervisor_silent", detail="the supervisor has not confirmed the reload")
+            return
+        finally:
+            self._committed = None
+        if isinstance(router.relays, RelayPool):
+            router.relays.retire(committed.surplus)
+
+    async def _prepare(self, number: int, listeners: dict[str, str]) -> None:
         answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        drain_s = fresh.settings.global_.shutdown_timeout
-        want = Want(number, wanted_listeners(fresh.settings), relay_count(fresh.settings), drain_s)
-        self._router.supervisor.send(want)
+        self._router.supervisor.send(Want(number, listeners))
         try:
             async with asyncio.timeout(_GRANT_S):
                 granted = await answer
@@ -114,8 +162,10 @@ class Reloader:
             self._waiting.pop(number, None)
         if granted.problem:
             raise ConfigurationError("listen", granted.problem)
-        if isinstance(self._router.relays, RelayPool):
-            self._router.relays.retire(granted.surplus)
+
+
+def _raised_to_caller(_error: BaseException) -> None:
+    """Report nothing here: whoever waits for the reload gets its error."""
 
 
 def _described(changes: FarmDiff) -> dict[str, Any]:

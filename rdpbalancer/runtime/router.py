@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from rdpbalancer.runtime.views import Views
 from rdpbalancer.runtime.watch import Watch
 from rdpbalancer.session import Sessions
 from rdpbalancer.settings.build import farm_of
+from rdpbalancer.settings.schema import Settings
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
@@ -65,8 +67,7 @@ class Router:
         self.events = Events()
         self.metrics = Metrics()
         state_dir = self._settings.global_.state_dir
-        users = logs.UserNames(self._settings.global_.log.user, logs.installation_key(state_dir))
-        self.account = Account(self.metrics, users)
+        self.account = Account(self.metrics, self.user_names(self._settings))
         self.durable = Durable(
             state_dir / "state.db", events=self.events, metrics=self.metrics, clock=self._clock
         )
@@ -196,14 +197,21 @@ class Router:
         resolve_interval_s = self._settings.global_.resolve_interval
         await self.watch.apply(farm, resolve_interval_s=resolve_interval_s)
 
-    def take_settings(self, active: Active) -> None:
+    @property
+    def runtime_dir(self) -> Path:
+        """Where the configuration in use is kept."""
+        return self._settings.global_.runtime_dir
+
+    def user_names(self, settings: Settings) -> logs.UserNames:
+        """Return how users are named in the log by these settings."""
+        return logs.UserNames(settings.global_.log.user, logs.installation_key(settings.global_.state_dir))
+
+    def take_settings(self, active: Active, users: logs.UserNames) -> None:
         """Take the settings of a reload into use, all but the farm."""
         self._active = active
         self._settings = active.settings
         self.admission.max_half_open = self._settings.global_.limits.max_half_open
-        self.account.users = logs.UserNames(
-            self._settings.global_.log.user, logs.installation_key(self._settings.global_.state_dir)
-        )
+        self.account.users = users
         self._configure_logs()
 
     async def _drain(self) -> None:
@@ -269,6 +277,8 @@ class Router:
                 self.supervisor.send(messages.Pong(message.number))
             case messages.Granted():
                 self.reloader.granted(message)
+            case messages.Committed():
+                self.reloader.committed(message)
             case messages.Happened():
                 self.events.remember(message.event)
             case _:
@@ -282,6 +292,10 @@ class Router:
 
     def _ordered(self, message: msgspec.Struct) -> None:
         match message:
+            case messages.Opened():
+                spawn(self.doors.apply(self._settings), name="accept on what is open now")
+            case messages.ReopenLog():
+                self._configure_logs()
             case messages.Reload():
                 spawn(self.reloader.reload_quietly(), name="reload")
             case messages.UpgradeAnswer():
@@ -361,6 +375,7 @@ class Router:
             "sessions": len(self.dispatcher.ledger),
             "half_open": self.admission.half_open,
             "config": str(self._active.path),
+            "listeners_missing": self.doors.missing(self._settings),
             "services": self.views.services(),
             "servers": servers,
         }

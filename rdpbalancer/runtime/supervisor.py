@@ -41,6 +41,8 @@ _RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _HEALTHY_S = 60.0
 # After the drain the router writes its last records; relays only close sockets.
 _STOP_GRACE_S = 8.0
+# A listener that could not be opened is tried again this often.
+_OPEN_AGAIN_S = 5.0
 # Turns of the loop that a signal needs from the kernel to its handler.
 _LAST_SIGNALS_S = 0.02
 # Events of ours that a new router is told of, so that `show events` says why there is a new one.
@@ -73,6 +75,10 @@ class Supervisor:
         self._stopped = asyncio.Event()
         self._changed = asyncio.Event()
         self._ping_number = 0
+        self._prepared: dict[int, list[str]] = {}
+        self._stored: set[str] = set()
+        self._missing: dict[str, str] = {}
+        self._open_again_at = 0.0
         self._ready = False
         self._router_ready = False
         self._events.on_event = self._tell_router
@@ -86,7 +92,8 @@ class Supervisor:
         mode = int(self._active.settings.global_.control_socket_mode, 8)
         wanted = wanted_listeners(self._active.settings)
         self._listeners.activate(wanted, activation.activated(os.environ))
-        self._store(self._listeners.open_missing(wanted, control_mode=mode))
+        self._listeners.open_missing(wanted, control_mode=mode)
+        self._store()
         if self._inherited is None:
             # Not before the control socket is ours: a running service's configuration is not to be replaced.
             active_file.keep(self._active)
@@ -221,6 +228,7 @@ class Supervisor:
         for listener in inherited.listeners:
             sock = upgrade.taken_over(listener.descriptor)
             self._listeners.inherit(listener.name, listener.address, sock)
+            self._stored.add(listener.address)
         self._drain_s = inherited.drain_s
         for left in inherited.relays:
             relay = self._watch_relay(left.pid, upgrade.taken_over(left.line), left.number)
@@ -233,40 +241,91 @@ class Supervisor:
     # ---- reload ------------------------------------------------------------------------------------
 
     def _grant(self, want: messages.Want) -> None:
-        """Give a router what its new configuration wants, or say why not and change nothing."""
+        """Open what a new configuration wants, or say why not; nothing is closed before it is kept."""
         if self._router is None:
             return
         mode = int(self._active.settings.global_.control_socket_mode, 8)
         try:
             opened = self._listeners.open_missing(want.listeners, control_mode=mode)
         except ConfigurationError as error:
-            self._router.channel.send(messages.Granted(want.number, str(error), []))
+            self._router.channel.send(messages.Granted(want.number, str(error)))
             return
-        for name in opened:
-            self._router.channel.send(messages.Listener(name), [self._listeners.sock(name).dup()])
-        self._store(opened)
-        self._forget(self._listeners.close_others(want.listeners))
-        self._wanted_relays, self._drain_s = want.relays, want.drain_s
-        surplus = self._adjust_relays()
-        self._router.channel.send(messages.Granted(want.number, "", surplus))
+        self._prepared = {want.number: opened}
+        self._give(opened)
+        self._router.channel.send(messages.Granted(want.number, ""))
 
-    def _store(self, names: list[str]) -> None:
-        """Have the service manager keep listeners over a crash of this very process."""
-        for name, address, sock in self._listeners:
-            if name in names and not address.startswith("/"):
+    def _abandon(self, number: int) -> None:
+        """A reload has failed after its preparation."""
+        self._listeners.close(self._prepared.pop(number, []))
+
+    def _commit(self) -> None:
+        """Another configuration is kept: what of it concerns this process."""
+        self._follow_kept()
+        self._reopen_log()
+        surplus = self._adjust_relays()
+        if self._router is not None:
+            self._router.channel.send(messages.Committed(surplus))
+
+    def _follow_kept(self) -> None:
+        """Open what the kept configuration wants, and close everything else."""
+        self._prepared = {}
+        try:
+            kept = active_file.kept_file(self._active)
+            self._active = active_file.kept(kept, self._active.path, environ=os.environ)
+        except ConfigurationError as error:
+            self._events.error("config_not_read", detail=f"{error}; listeners stay as they are")
+            return
+        settings = self._active.settings
+        self._wanted_relays, self._drain_s = relay_count(settings), settings.global_.shutdown_timeout
+        self._open_possible()
+        self._forget(self._listeners.close_others(wanted_listeners(settings)))
+        try:
+            self._listeners.restrict(int(settings.global_.control_socket_mode, 8))
+        except OSError as error:
+            self._events.error("control_socket_mode_not_set", detail=str(error))
+
+    def _open_possible(self) -> list[str]:
+        """Open what is missing; return what could be opened. What cannot be is told once, and tried again."""
+        settings = self._active.settings
+        wanted, mode = wanted_listeners(settings), int(settings.global_.control_socket_mode, 8)
+        opened, missing = self._listeners.open_possible(wanted, control_mode=mode)
+        self._store()
+        for name, problem in missing.items():
+            if name not in self._missing:
+                self._events.error("listener_missing", listener=name, detail=f"{problem}; it is tried again")
+        for name in self._missing:
+            if name in opened:
+                self._events.info("listener_open", listener=name)
+        self._missing = missing
+        self._open_again_at = self._loop.time() + _OPEN_AGAIN_S
+        return opened
+
+    def _open_missing(self, now: float) -> None:
+        """Try again what could not be opened."""
+        if self._missing and not self._stopping and now >= self._open_again_at:
+            opened = self._open_possible()
+            if opened and self._router is not None:
+                self._give(opened)
+                self._router.channel.send(messages.Opened())
+
+    def _give(self, names: list[str]) -> None:
+        if self._router is not None:
+            for name in names:
+                self._router.channel.send(messages.Listener(name), [self._listeners.sock(name).dup()])
+
+    def _store(self) -> None:
+        """Have the service manager keep new listeners over a crash of this very process."""
+        for _, address, sock in self._listeners:
+            if address not in self._stored and not address.startswith("/"):
+                self._stored.add(address)
                 self._notifier.store(activation.store_name(address), sock)
 
     def _forget(self, addresses: list[str]) -> None:
         still_open = {address for _, address, _ in self._listeners}
         for address in addresses:
             if address not in still_open:
+                self._stored.discard(address)
                 self._notifier.forget(activation.store_name(address))
-
-    def _reloaded(self) -> None:
-        """Another configuration is in use: what of it concerns this process."""
-        kept = active_file.kept_file(self._active)
-        self._active = active_file.kept(kept, self._active.path, environ=os.environ)
-        self._reopen_log()
 
     def _reopen_log(self) -> None:
         try:
@@ -333,6 +392,8 @@ class Supervisor:
         if self._stopping:
             return
         self._router_ready = False
+        # One that was killed in the middle of a reload may have left listeners of either configuration.
+        self._follow_kept()
         kept = active_file.kept_file(self._active)
         pid, line = children.start("router", [str(kept), str(self._active.path)], [])
         self._router = Child(
@@ -375,7 +436,9 @@ class Supervisor:
                 self._ready = self._router_ready = True
                 self._reload_if_ready()
             case messages.Reloaded():
-                self._reloaded()
+                self._commit()
+            case messages.Abandon():
+                self._abandon(message.number)
             case messages.Status():
                 self._notifier.send(STATUS=message.text)
 
@@ -427,6 +490,7 @@ class Supervisor:
             self._ping_number += 1
             for child in self._children():
                 self._ping_one(child, now)
+            self._open_missing(now)
             self._answer_watchdog(now)
 
     def _ping_one(self, child: Child, now: float) -> None:

@@ -1,14 +1,18 @@
 """Reloading: whole or not at all, and nothing that stays is disturbed."""
 
+import asyncio
 import os
 import random
 import signal
 import socket
+import stat
 
 import pytest
 
 from rdpbalancer.control.client import RefusedError
 from rdpbalancer.lab.client import LabClient
+from rdpbalancer.lab.opening import Opening
+from rdpbalancer.model import Endpoint
 from tests.support.house import House, Vip, labs, real_server
 from tests.support.processes import free_ports, is_alive, is_listening
 from tests.support.wait import wait_until_async
@@ -230,3 +234,83 @@ async def test_sighup_reloads(house: House) -> None:
 
 async def _two(vip: Vip) -> bool:
     return len(await vip.servers()) == 2
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"), [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")], ids=["ipv4", "ipv6"]
+)
+async def test_narrowing_and_widening_an_address(house: House, wide: str, narrow: str) -> None:
+    """From every address to one of them and back: nobody who connects meanwhile is refused or reset."""
+    async with labs(1) as servers:
+        (port,) = free_ports(1)
+        vip = await house.serve(servers)
+        vip.description["listen"] = f"{narrow}:{port}"
+        await house.reload()
+        served = 0
+        over = asyncio.Event()
+
+        async def keep_coming() -> None:
+            nonlocal served
+            while not over.is_set():
+                client = LabClient(Endpoint(narrow.strip("[]"), port), Opening(cookie="alice"), timeout_s=10)
+                await client.open()
+                await client.login("alice")
+                await client.leave()
+                client.close()
+                served += 1
+
+        coming = [asyncio.get_running_loop().create_task(keep_coming()) for _ in range(4)]
+        for host in (wide, narrow, wide, narrow):
+            before = served
+            vip.description["listen"] = f"{host}:{port}"
+            await house.reload()
+            await wait_until_async(lambda: served >= before + 8, 10, "users after the reload")  # noqa: B023
+        over.set()
+        await asyncio.gather(*coming)
+        assert [] == (await house.status())["listeners_missing"]
+
+
+async def test_another_programs_listener_is_not_shared(house: House) -> None:
+    """Widening to an address that includes somebody else's listener is refused, and changes nothing."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        with socket.create_server(("127.0.0.2", vip.endpoint.port)):
+            first = vip.description["listen"]
+            vip.description["listen"] = f"0.0.0.0:{vip.endpoint.port}"
+            with pytest.raises(RefusedError, match="another program listens there"):
+                await house.reload()
+            vip.description["listen"] = first
+            await (await vip.opened("alice")).login("alice")
+
+
+async def test_the_control_sockets_mode_changes(house: House) -> None:
+    """`control_socket_mode` is of the file that is there, from the reload on."""
+    for mode in ("0600", "0660"):
+        house.set_global(control_socket_mode=mode)
+        await house.reload()
+        assert int(mode, 8) == stat.S_IMODE(house.socket.stat().st_mode)
+
+
+async def test_a_configuration_that_cannot_be_kept_is_refused(house: House) -> None:
+    """Without room for it in `runtime_dir` a restarted router would use the old one: nothing changes."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        (port,) = free_ports(1)
+        kept = house.folder / "run" / "active.json"
+        aside = kept.with_suffix(".aside")
+        kept.rename(aside)
+        kept.mkdir()
+        (kept / "in-the-way").touch()
+        first = vip.description["listen"]
+        vip.description["listen"] = f"127.0.0.1:{port}"
+        try:
+            with pytest.raises(RefusedError, match="cannot be kept"):
+                await house.reload()
+        finally:
+            (kept / "in-the-way").unlink()
+            kept.rmdir()
+            aside.rename(kept)
+        vip.description["listen"] = first
+        await (await vip.opened("alice")).login("alice")
+        await wait_until_async(lambda: not is_listening(port), 5, "what was opened for it is closed")
+        await house.reload()
