@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rdpbalancer.cli import output
-from rdpbalancer.cli.show import ask, json_option, service_option
+from rdpbalancer.cli.asking import ask, json_option, service_option
 
 _POLL_S = 0.2
 # Names that do not resolve take their time, and so do relays that have to be started.

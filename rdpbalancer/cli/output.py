@@ -1,12 +1,15 @@
 """What the command line prints: tables on a terminal, plain columns in a pipe, JSON for programs."""
 
+import itertools
 import json
-import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+from rdpbalancer.cli import terminal
+from rdpbalancer.cli.escape import escaped, escaped_lines, json_text
+from rdpbalancer.cli.table import Column, Layout, Piece, Row, layout, shown
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -14,84 +17,97 @@ EXIT_UNREACHABLE = 69
 EXIT_WAIT_RAN_OUT = 75
 EXIT_CONFIGURATION = 78
 
+# A table's columns are as wide as its first rows need: further ones are not kept waiting, nor in memory.
+ROWS_AT_ONCE = 1000
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table: the row's key, its heading, and how its values are shown."""
+def say(text: str) -> None:
+    """Print lines for a person: what was done, what is so."""
+    print(escaped_lines(text), flush=True)
 
-    key: str
-    heading: str
-    right: bool = False
+
+def complain(message: str) -> None:
+    """Print an error for a person."""
+    print(f"rdpbalancer: {escaped_lines(message)}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    """Print a value as JSON: on one line and exact in a pipe, indented and harmless on a terminal."""
+    print(json_text(value, indent=2) if terminal.is_terminal() else json.dumps(value, ensure_ascii=False))
 
 
-def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[Column], *, empty: str) -> None:
-    """Print rows as a table on a terminal, as tab-separated text with a heading elsewhere."""
-    if not sys.stdout.isatty():
-        print("\t".join(column.heading for column in columns))
-        for row in rows:
-            print("\t".join(shown(row.get(column.key)) for column in columns))
-        return
-    if not rows:
-        print(empty)
-        return
-    _print_rich(rows, columns)
-
-
-def _print_rich(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.heading, justify="right" if column.right else "left")
+def print_json_rows(rows: Iterable[Any]) -> None:
+    """Print rows as a JSON list, as `print_json` does, each as it comes."""
+    on_terminal, before = terminal.is_terminal(), "["
     for row in rows:
-        table.add_row(
-            *(Text(shown(row.get(column.key)), style=_style(row.get(column.key))) for column in columns)
-        )
-    Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False).print(table)
+        if on_terminal:
+            text = json_text(row, indent=2).replace("\n", "\n  ")
+            print(f"{before}\n  {text}", end="")
+        else:
+            print(f"{before}{json.dumps(row, ensure_ascii=False)}", end="")
+        before = "," if on_terminal else ", "
+    if before == "[":
+        print("[]")
+    else:
+        print("\n]" if on_terminal else "]")
 
 
-def _style(value: Any) -> str:
-    if value in ("down", "failed", "error"):
-        return "bold red"
-    if value in ("drain", "drain (strict)", "halt", "checking", "warning"):
-        return "yellow"
-    return "green" if value in ("up", "online") else ""
+def print_columns(rows: Iterable[Row], columns: Sequence[Column]) -> None:
+    """Print rows as tab-separated text under a heading: for programs, so every column, always."""
+    print("\t".join(column.heading for column in columns))
+    for row in rows:
+        print("\t".join(shown(row.get(column.key)) for column in columns))
 
 
-def shown(value: Any) -> str:
-    """Return a value as text for a person, within one line and one column.
+def print_table(
+    rows: Iterable[Row],
+    columns: Sequence[Column],
+    *,
+    empty: str,
+    everything: bool = False,
+    heading_of: Callable[[Row], str] | None = None,
+) -> None:
+    """Print rows as a table for a terminal. `heading_of`: rows with the same stand together under it.
 
-    Users' names are strangers' bytes: what would steer a terminal is shown as an escape.
+    `everything`: columns that have no room are folded below their row where they would be left out.
     """
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return ", ".join(map(shown, value))
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
+    dropped: list[str] = []
+    last_heading: str | None = None
+    plan: Layout | None = None
+    coming = iter(rows)
+    while chunk := list(itertools.islice(coming, ROWS_AT_ONCE)):
+        if plan is None:
+            indent = 2 if heading_of is not None else 0
+            plan = layout(chunk, columns, width=terminal.width(), indent=indent, everything=everything)
+            out = {column.heading for column in plan.dropped}
+            dropped = [column.heading for column in columns if column.heading in out]
+            if heading_of is None:
+                terminal.print_lines([plan.heading()])
+        for row in chunk:
+            if heading_of is not None and (heading := heading_of(row)) != last_heading:
+                above = [[Piece("")]] if last_heading is not None else []
+                terminal.print_lines([*above, [Piece(escaped(heading), "strong")], plan.heading()])
+                last_heading = heading
+            terminal.print_lines(plan.row(row))
+    if plan is None:
+        print(empty)
+    elif dropped:
+        note = f"not shown: {', '.join(dropped)} (--wide, or a wider terminal)"
+        terminal.print_lines([[Piece(note, "dim")]])
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return a count with its noun, "1 session" or "2 sessions"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def listed(names: Sequence[str], *, most: int) -> str:
+    """Return names for a sentence: at most so many, and how many more there are."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
 def bytes_text(count: int) -> str:
@@ -120,8 +136,3 @@ def duration_text(seconds: float) -> str:
 def ago_text(unix_time: float) -> str:
     """Return how long ago a Unix time was, for a person."""
     return duration_text(time.time() - unix_time)
-
-
-def complain(message: str) -> None:
-    """Print an error for a person."""
-    print(f"rdpbalancer: {message}", file=sys.stderr)

@@ -1,128 +1,82 @@
-"""``status`` and ``show``: what the running service knows."""
+"""``show``: the lists of what the running service knows."""
 
+import itertools
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import click
 
-from rdpbalancer.cli import output
-from rdpbalancer.cli.output import Column
+from rdpbalancer.cli import columns, output, terminal
+from rdpbalancer.cli.asking import ask, given, json_option, rows, service_option
+from rdpbalancer.cli.events import event_cells
+from rdpbalancer.cli.status import badness
+from rdpbalancer.cli.table import Column, Row
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-service_option = click.option("--service", help="Only this virtual service.")
+SortKey = Callable[[Row], Any]
 
-SERVICES = (
-    Column("name", "SERVICE"),
-    Column("listen", "LISTEN"),
-    Column("mode", "MODE"),
-    Column("scheduler", "SCHEDULER"),
-    Column("sessions", "SESSIONS", right=True),
-    Column("queue", "QUEUE", right=True),
-    Column("usable", "SERVERS", right=True),
-)
-SERVERS = (
-    Column("service", "SERVICE"),
-    Column("name", "SERVER"),
-    Column("address", "ADDRESS"),
-    Column("health", "HEALTH"),
-    Column("state", "STATE"),
-    Column("sessions", "SESSIONS", right=True),
-    Column("weight_text", "WEIGHT", right=True),
-    Column("queue", "QUEUE", right=True),
-    Column("agent_text", "AGENT"),
-    Column("since", "SINCE", right=True),
-    Column("reason", "REASON"),
-)
-SESSIONS = (
-    Column("id", "SESSION"),
-    Column("user", "USER"),
-    Column("client", "CLIENT"),
-    Column("service", "SERVICE"),
-    Column("server", "SERVER"),
-    Column("reason", "REASON"),
-    Column("age", "AGE", right=True),
-    Column("up", "UP", right=True),
-    Column("down", "DOWN", right=True),
-    Column("relay", "RELAY", right=True),
-)
-BINDINGS = (
-    Column("service", "SERVICE"),
-    Column("method", "METHOD"),
-    Column("key", "KEY"),
-    Column("server", "SERVER"),
-    Column("sessions", "SESSIONS", right=True),
-    Column("expires", "EXPIRES IN", right=True),
-)
-EVENTS = (
-    Column("at", "TIME"),
-    Column("level", "LEVEL"),
-    Column("event", "EVENT"),
-    Column("service", "SERVICE"),
-    Column("server", "SERVER"),
-    Column("detail", "DETAIL"),
-)
+_SERVERS_BY: Final[Mapping[str, SortKey]] = {
+    "name": lambda row: row["name"],
+    "worst": badness,
+    "sessions": lambda row: -row["sessions"],
+    "since": lambda row: -row["last_change"],
+}
+_SESSIONS_BY: Final[Mapping[str, SortKey]] = {
+    "age": lambda row: row["started"],
+    "user": lambda row: (row["user"] or "").lower(),
+    "client": lambda row: row["client"],
+    "server": lambda row: row["server"],
+    "bytes": lambda row: -(row["bytes_up"] + row["bytes_down"]),
+}
+_BINDINGS_BY: Final[Mapping[str, SortKey]] = {
+    "key": lambda row: row["key"],
+    "server": lambda row: (row["server"], row["key"]),
+    # What is in use expires last.
+    "expires": lambda row: (row["expires_in"] is None, row["expires_in"] or 0.0),
+}
+
+wide_option = click.option("--wide", is_flag=True, help="Leave no column out: fold what has no room.")
 
 
-def ask(context: click.Context, verb: str, *, timeout_s: float = 10.0, **params: Any) -> Any:
-    """Ask the running service."""
-    from rdpbalancer.control.client import Client
-
-    with Client(context.obj["socket"], timeout_s=timeout_s) as client:
-        return client.call(verb, **params)
-
-
-def ask_rows(context: click.Context, verb: str, **params: Any) -> list[dict[str, Any]]:
-    """Ask the running service for all rows of a list, page by page."""
-    from rdpbalancer.control.client import Client
-
-    wanted = {name: value for name, value in params.items() if value is not None}
-    with Client(context.obj["socket"]) as client:
-        return list(client.pages(verb, **wanted))
-
-
-@click.command("status")
-@json_option
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says whether it answers.")
-@click.pass_context
-def show_status(context: click.Context, *, as_json: bool, quiet: bool) -> None:
-    """Show the service on one screen."""
-    status = ask(context, "status")
-    if as_json:
-        output.print_json(status)
-        return
-    if quiet or context.obj["quiet"]:
-        return
-    print(
-        f"rdpbalancer is {status['status']} (process {status['pid']}): "
-        f"{output.counted(status['sessions'], 'session')}, {output.counted(len(status['relays']), 'relay')},"
-        f" router up {output.ago_text(status['router_started'])}"
-    )
-    _print_services(status["services"])
-    _print_servers(status["servers"])
+def _sort_option(keys: Iterable[str]) -> Callable[[Any], Any]:
+    return click.option("--sort", type=click.Choice(list(keys)), help="In this order.")
 
 
 @click.group("show")
 def show() -> None:
-    """Show services, servers, sessions, persistence or events."""
+    """Show services, servers, sessions, persistence, the queue or events."""
 
 
 @show.command("services")
 @json_option
+@wide_option
 @click.pass_context
-def show_services(context: click.Context, *, as_json: bool) -> None:
+def show_services(context: click.Context, *, as_json: bool, wide: bool) -> None:
     """Show the virtual services."""
-    rows = ask(context, "services")
-    output.print_json(rows) if as_json else _print_services(rows)
+    found = ask(context, "services")
+    if as_json:
+        output.print_json(found)
+        return
+    cells = map(columns.service_cells, found)
+    _print(cells, columns.SERVICES, columns.SERVICES_SEEN, empty="no virtual services", wide=wide)
 
 
 @show.command("servers")
 @json_option
 @service_option
+@_sort_option(_SERVERS_BY)
+@wide_option
 @click.pass_context
-def show_servers(context: click.Context, service: str | None, *, as_json: bool) -> None:
+def show_servers(
+    context: click.Context, service: str | None, sort: str | None, *, as_json: bool, wide: bool
+) -> None:
     """Show the real servers."""
-    rows = ask(context, "servers", service=service)
-    output.print_json(rows) if as_json else _print_servers(rows)
+    found = _sorted(ask(context, "servers", **given(service=service)), _SERVERS_BY, sort)
+    if as_json:
+        output.print_json(found)
+        return
+    cells = map(columns.server_cells, found)
+    _print(cells, columns.SERVERS, columns.SERVERS_SEEN, empty="no real servers", wide=wide, by_service=True)
 
 
 @show.command("sessions")
@@ -130,78 +84,107 @@ def show_servers(context: click.Context, service: str | None, *, as_json: bool) 
 @service_option
 @click.option("--server", help="Only on this server.")
 @click.option("--user", help="Only of this user.")
+@click.option("--source", help="Only from this address or network.")
+@_sort_option(_SESSIONS_BY)
+@wide_option
 @click.pass_context
 def show_sessions(
-    context: click.Context, service: str | None, server: str | None, user: str | None, *, as_json: bool
+    context: click.Context, /, *, as_json: bool, wide: bool, sort: str | None, **filters: str | None
 ) -> None:
-    """Show the live sessions."""
-    rows = ask_rows(context, "sessions", service=service, server=server, user=user)
+    """Show the live sessions, the oldest first."""
+    found = _sorted(rows(context, "sessions", **given(**filters)), _SESSIONS_BY, sort)
     if as_json:
-        output.print_json(rows)
+        output.print_json_rows(found)
         return
-    for row in rows:
-        row["age"] = output.ago_text(row["started"])
-        row["up"], row["down"] = output.bytes_text(row["bytes_up"]), output.bytes_text(row["bytes_down"])
-    output.print_table(rows, SESSIONS, empty="no sessions")
+    cells = map(columns.session_cells, found)
+    _print(cells, columns.SESSIONS, columns.SESSIONS_SEEN, empty="no sessions", wide=wide, by_service=True)
 
 
 @show.command("persistence")
 @json_option
 @service_option
+@click.option("--server", help="Only to this server.")
+@click.option("--key", help="Only keys (users, addresses) that contain this.")
+@click.option("--method", type=click.Choice(["rdp-cookie", "source-ip"]), help="Only keys of this kind.")
+@_sort_option(_BINDINGS_BY)
 @click.pass_context
-def show_persistence(context: click.Context, service: str | None, *, as_json: bool) -> None:
+def show_persistence(
+    context: click.Context, /, *, as_json: bool, sort: str | None, **filters: str | None
+) -> None:
     """Show which user (or address) is bound to which server."""
-    rows = ask_rows(context, "persistence", service=service)
+    found = _sorted(rows(context, "persistence", **given(**filters)), _BINDINGS_BY, sort)
     if as_json:
-        output.print_json(rows)
+        output.print_json_rows(found)
         return
-    for row in rows:
-        live = row["expires_in"] is None
-        row["expires"] = "in use" if live else output.duration_text(row["expires_in"])
-    output.print_table(rows, BINDINGS, empty="no bindings")
+    cells = map(columns.binding_cells, found)
+    _print(cells, columns.BINDINGS, columns.BINDINGS_SEEN, empty="no bindings", by_service=True)
+
+
+@show.command("queue")
+@json_option
+@service_option
+@click.pass_context
+def show_queue(context: click.Context, service: str | None, *, as_json: bool) -> None:
+    """Show who waits for a place on a server."""
+    found = rows(context, "queue", **given(service=service))
+    if as_json:
+        output.print_json_rows(found)
+        return
+    cells = map(columns.waiting_cells, found)
+    _print(cells, columns.WAITING, columns.WAITING_SEEN, empty="nobody waits", by_service=True)
 
 
 @show.command("events")
 @json_option
 @click.pass_context
 def show_events(context: click.Context, *, as_json: bool) -> None:
-    """Show what happened lately to servers, relays and the configuration."""
-    rows = sorted(ask_rows(context, "events"), key=lambda row: float(row["time"]))
+    """Show what happened lately to servers, processes and the configuration."""
+    # Those of the supervisor are heard of a moment later than they happen.
+    found = sorted(rows(context, "events"), key=lambda row: float(row["time"]))
     if as_json:
-        output.print_json(rows)
+        output.print_json_rows(found)
         return
-    for row in rows:
-        row["at"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["time"]))
-    output.print_table(rows, EVENTS, empty="no events")
+    on_terminal = terminal.is_terminal()
+    cells = (event_cells(row, now=time.time(), short=on_terminal) for row in found)
+    _print(cells, columns.EVENTS, columns.EVENTS_SEEN, empty="no events")
 
 
-def _print_services(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        row["usable"] = f"{row['servers_usable']} of {row['servers_total']}"
-    output.print_table(rows, SERVICES, empty="no virtual services")
+def _sorted(
+    found: Iterable[dict[str, Any]], keys: Mapping[str, SortKey], by: str | None
+) -> Iterable[dict[str, Any]]:
+    """Return rows in an order; in the service's own as they come."""
+    return found if by is None else sorted(found, key=keys[by])
 
 
-def _print_servers(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        row["since"] = output.ago_text(row["last_change"])
-        weight, effective = row["weight"], row["effective_weight"]
-        row["weight_text"] = str(weight) if effective == weight else f"{effective:g} of {weight}"
-        row["agent_text"] = _agent_text(row["agent"])
-        row["state"] += " (strict)" if row["strict"] else ""
-    output.print_table(rows, SERVERS, empty="no real servers")
+def _print(
+    cells: Iterable[Row],
+    plain: Sequence[Column],
+    seen: Sequence[Column],
+    *,
+    empty: str,
+    wide: bool = False,
+    by_service: bool = False,
+) -> None:
+    if not terminal.is_terminal():
+        output.print_columns(cells, plain)
+        return
+    heading_of = _service_of if by_service else None
+    if by_service:
+        cells = _together(cells)
+    output.print_table(cells, seen, empty=empty, everything=wide, heading_of=heading_of)
 
 
-def _agent_text(agent: dict[str, Any] | None) -> str:
-    if agent is None:
-        return "-"
-    if agent["heard_ago"] is None:
-        return "not heard"
-    if agent.get("stale"):
-        return "stale"
-    words = [f"{agent['percent']}%" if agent["weight"] is None else f"weight {agent['weight']}"]
-    words += [agent["state"]] if agent["state"] != "online" else []
-    words += [agent["health"]] if agent["health"] == "down" else []
-    return " ".join(words)
+def _service_of(row: Row) -> str:
+    return str(row["service"])
 
 
-COMMANDS = [show_status, show]
+def _together(cells: Iterable[Row]) -> Iterable[Row]:
+    """Return rows by virtual service, within a screenful of pages: their order is kept within each."""
+    coming = iter(cells)
+    while chunk := list(itertools.islice(coming, _TOGETHER)):
+        yield from sorted(chunk, key=_service_of)
+
+
+# More rows than anybody reads on a terminal; what is beyond them gets its headings again.
+_TOGETHER: Final = 20 * output.ROWS_AT_ONCE
+COMMANDS = [show]

@@ -7,6 +7,7 @@ import pty
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
@@ -121,17 +122,30 @@ def command(*args: str, service: FakeService | Path | None = None, **environ: st
     return Done(status, said, complained)
 
 
-def on_a_terminal(*args: str, service: FakeService, columns: int = 200, **environ: str) -> Done:
-    """Run the command line as a process whose output is a terminal."""
+def on_a_terminal(
+    *args: str,
+    service: FakeService | Path,
+    columns: int = 200,
+    typed: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Done:
+    """Run the command line as a process whose output is a terminal of 24 lines.
+
+    `typed`: standard input is that terminal too, and this is typed into it.
+    """
+    where = service.path if isinstance(service, FakeService) else service
     ours, theirs = pty.openpty()
-    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    termios.tcsetwinsize(theirs, (24, columns))
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "rdpbalancer", "--socket", str(service.path), *args],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "rdpbalancer", "--socket", str(where), *args],
+        stdin=subprocess.DEVNULL if typed is None else theirs,
         stdout=theirs,
         stderr=subprocess.PIPE,
-        env={**kept, "TERM": "xterm-256color", "COLUMNS": str(columns), **environ},
+        env={**kept, "TERM": "xterm-256color", **(environ or {})},
     )
+    if typed is not None:
+        os.write(ours, typed.encode())
     os.close(theirs)
     out = io.BytesIO()
     while chunk := _read(ours):

@@ -130,3 +130,19 @@ def told(*servers: str, sessions: int = 0, kicked: int = 0, state: str = "drain"
         for number, server in enumerate(named)
     ]
     return {"servers": told, "kicked": kicked}
+
+
+def big_farm() -> list[dict[str, Any]]:
+    """Return 200 servers of one service: IPv6, a long name, a wide one, some that are not well."""
+    found = [server(f"ts-frankfurt-{number:03}", sessions=10 + number % 5) for number in range(194)]
+    for number, row in enumerate(found):
+        row["address"] = f"10.20.{number // 100}.{number % 100 + 100}:3389"
+    return [
+        *found,
+        server("ts-oslo", address="[2001:db8:1234:5678:9abc:def0:1234:5678]:33890"),
+        server("terminal-server-of-the-branch-office-in-oslo-with-a-name-that-never-ends-" + "x" * 40),
+        server("端末サーバー", state="drain", reason="operator: drain"),
+        server("ts-down", health="down", reason="no answer within 2 s"),
+        server("ts-agent", agent=agent(state="drain", reason="patch night"), state="drain"),
+        server("sorry", backup=True, max_connections=50, sessions=50, queue=3),
+    ]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from rdpbalancer.cli import output
+from rdpbalancer.cli.table import shown
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_bytes_in_their_unit(count: int, expected: str) -> None:
 )
 def test_values_stay_within_a_line_and_a_column(value: Any, expected: str) -> None:
     """Whatever strangers call themselves."""
-    assert expected == output.shown(value)
+    assert expected == shown(value)
 
 
 def test_counts_with_their_noun() -> None:

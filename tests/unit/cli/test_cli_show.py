@@ -56,7 +56,7 @@ def columns(text: str) -> list[list[str]]:
     [
         (["status"], "status", {}),
         (["show", "services"], "services", {}),
-        (["show", "servers"], "servers", {"service": None}),
+        (["show", "servers"], "servers", {}),
         (["show", "servers", "--service", "ts"], "servers", {"service": "ts"}),
         (["show", "sessions"], "sessions", {}),
         (
@@ -145,7 +145,7 @@ def test_events_in_a_pipe(tmp_path: Path) -> None:
     _, first, second = shown(tmp_path, "show", "events")
     assert re.fullmatch(r"2023-11-1\d \d\d:\d\d:\d\d", first[0])
     assert ["error", "server_down", "ts", "ts2", "no answer within 2 s"] == first[1:]
-    assert ["info", "reloaded", "-", "-", "-"] == second[1:]
+    assert ["info", "reloaded", "-", "-", "nothing in the farm differs"] == second[1:]
 
 
 def test_a_strangers_name_stays_in_its_column(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_strangers_name_stays_in_its_column(tmp_path: Path) -> None:
 def test_status_in_a_pipe(tmp_path: Path) -> None:
     """One screen: the service in a line, its virtual services, its servers."""
     (line,), services, _, servers, *_ = shown(tmp_path, "status")
-    assert f"rdpbalancer is running (process 4700): 3 sessions, 2 relays, router up {rows.AGO}" == line
+    assert f"rdpbalancer 1.2.3 is running (process 4700): 3 sessions, 2 relays, router up {rows.AGO}" == line
     assert ("SERVICE", "SERVICE") == (services[0], servers[0])
 
 
@@ -195,25 +195,27 @@ def test_servers_on_a_terminal(tmp_path: Path) -> None:
     assert re.search(r"\x1b\[1;31mdown", done.out)
     assert re.search(r"\x1b\[32mup", done.out)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", done.out)
-    heading, line, first, *_ = (text.rstrip() for text in plain.splitlines() if text.strip())
-    assert SERVERS == heading.split()
-    assert "─" in line
-    assert ["ts", "ts1", "ts1.example.net:3389", "up", "online"] == first.split()[:5]
+    service_, heading, first, second = (text.rstrip() for text in plain.splitlines() if text.strip())
+    assert "ts" == service_
+    assert ["SERVER", "ADDRESS", "HEALTH", "STATE", "SESSIONS", "SINCE", "REASON"] == heading.split()
+    assert ["ts1", "ts1.example.net:3389", "up", "online", "0"] == first.split()[:5]
+    assert second.endswith("no answer within 2 s")
 
 
-def test_no_color_means_none(tmp_path: Path) -> None:
-    """`NO_COLOR` takes the colours away, and leaves the table."""
+@pytest.mark.parametrize("environ", [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_no_color_means_none(tmp_path: Path, environ: tuple[str, str]) -> None:
+    """`NO_COLOR` takes the colours away, and leaves the table; so does a terminal that has none."""
     with FakeService(tmp_path / "s", ANSWERS) as service:
-        done = on_a_terminal("show", "servers", service=service, NO_COLOR="1")
-    assert not re.search(r"\x1b\[(\d+;)*3\dm", done.out)
-    assert "─" in done.out
+        done = on_a_terminal("show", "servers", service=service, environ=dict([environ]))
+    assert "\x1b" not in done.out
+    assert "  SERVER  ADDRESS" in done.out
 
 
 def test_a_strangers_name_does_not_steer_the_terminal(tmp_path: Path) -> None:
     """Neither in a table nor as markup of its own."""
     hostile = rows.session(user="\x1b]0;owned\x07[red]x[/red]")
     with FakeService(tmp_path / "s", {"sessions": [[hostile]]}) as service:
-        done = on_a_terminal("show", "sessions", service=service, NO_COLOR="1")
+        done = on_a_terminal("show", "sessions", service=service, environ={"NO_COLOR": "1"})
     assert "\\x1b]0;owned\\x07[red]x[/red]" in done.out
     assert "\x1b]" not in done.out
 
