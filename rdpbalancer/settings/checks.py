@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from rdpbalancer.model import Endpoint, Method, Mode, Security
+from rdpbalancer.settings.loops import loop_problems
 from rdpbalancer.settings.problems import Problem, problem_at
 from rdpbalancer.settings.tree import Mapping, Node, Scalar, at, items
 from rdpbalancer.settings.units import parse_endpoint
@@ -21,6 +22,7 @@ def cross_problems(root: Mapping) -> Iterator[Problem]:
         [at(service, "name") for service in services], "the name", "another virtual service"
     )
     yield from _listen_conflicts(root, services)
+    yield from loop_problems(services)
     for service in services:
         yield from _service_problems(service)
 
