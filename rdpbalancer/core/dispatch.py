@@ -28,7 +28,7 @@ from rdpbalancer.core.schedule import Random
 from rdpbalancer.core.share import Shares
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.core.waiting import Waiter, WaitingClient, WaitingLine
-from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId, SessionFacts
+from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, ServerId, SessionFacts
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class _ServiceState:
     collisions_told: set[Key] = field(default_factory=set)
 
 
-# Cookie keys whose collision has been reported. Forgetting them all at once only repeats some warnings.
+# Keys whose collision has been reported. Forgetting them all at once only repeats some warnings.
 _MAX_TOLD = 10_000
 
 
@@ -187,10 +187,14 @@ class Dispatcher:
         )
 
     def collides(self, service: VirtualService, key: Key) -> bool:
-        """Whether a cookie key has live sessions from more sources than one person has."""
-        if key.method is not Method.RDP_COOKIE:
-            return False
-        return self.ledger.sources_of(service.name, key) > service.persistence.collision_sources
+        """Whether a key is no one person's: a cookie from many addresses, an address with many sessions.
+
+        In mode tcp an address says less: one browser opens more connections than that.
+        """
+        at_most = service.persistence.collision_sources
+        if key.method is Method.RDP_COOKIE:
+            return self.ledger.sources_of(service.name, key) > at_most
+        return service.mode is Mode.RDP and self.ledger.live_of(service.name, key) > at_most
 
     def first_collision(self, service: str, key: Key) -> bool:
         """Whether this key's collision is reported for the first time."""

@@ -43,9 +43,10 @@ class LiveSession(msgspec.Struct, eq=False):
 
 
 class _KeyUse(msgspec.Struct, eq=False):
-    """How often a service's key is in use, and the sources of its sessions."""
+    """How often a service's key is in use, by how many sessions among that, and their sources."""
 
     uses: int = 0
+    live: int = 0
     sources: dict[str, int] = msgspec.field(default_factory=dict)
 
 
@@ -142,7 +143,9 @@ class Ledger:
         if not self._by_service[facts.service]:
             del self._by_service[facts.service]
         if (key := facts.binding_key) is not None:
-            sources = self._keys[(facts.service, key)].sources
+            use = self._keys[(facts.service, key)]
+            use.live -= 1
+            sources = use.sources
             left = sources[facts.source] - 1
             if left:
                 sources[facts.source] = left
@@ -161,8 +164,9 @@ class Ledger:
         self._by_server[server].add(facts.id)
         self._by_service[facts.service] += 1
         if key is not None:
-            sources = self._keys[(facts.service, key)].sources
-            sources[facts.source] = sources.get(facts.source, 0) + 1
+            use = self._keys[(facts.service, key)]
+            use.live += 1
+            use.sources[facts.source] = use.sources.get(facts.source, 0) + 1
         return session
 
     # ---- questions ---------------------------------------------------------------------------------
@@ -213,7 +217,7 @@ class Ledger:
     def live_of(self, service: str, key: Key) -> int:
         """Return how many sessions of the service have the key."""
         use = self._keys.get((service, key))
-        return sum(use.sources.values()) if use else 0
+        return use.live if use else 0
 
     def sources_of(self, service: str, key: Key) -> int:
         """Return from how many source addresses the key has live sessions."""

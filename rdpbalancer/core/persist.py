@@ -102,13 +102,13 @@ class Store(Protocol):
 class Derived(msgspec.Struct, frozen=True):
     """A connection's persistence key, and what was found on the way to it.
 
-    `ambiguous`: the cookie may have lost its user part. `collided`: the cookie key that was passed over,
-    because too many sources use it.
+    `ambiguous`: the cookie may have lost its user part. `collided`: the keys that were passed over, because
+    they are no one person's.
     """
 
     key: Key | None
     ambiguous: bool = False
-    collided: Key | None = None
+    collided: tuple[Key, ...] = ()
 
 
 def derive(
@@ -116,22 +116,24 @@ def derive(
 ) -> Derived:
     """Return the key that the first method with an answer gives.
 
-    `source` is the client's IP address. `collides` tells whether a cookie key has live sessions from more
-    sources than one person has; it is asked only where the policy would act on it.
+    `source` is the client's IP address. `collides` tells whether a key is in use by more than one person; it
+    is asked only where the policy would act on it. Behind an address that collides nothing is left to tell
+    people apart by: with no further method each of them goes where there is room.
     """
     ambiguous = False
-    collided: Key | None = None
+    collided: tuple[Key, ...] = ()
     for method in policy.methods:
+        key: Key | None = None
         if method is Method.SOURCE_IP:
-            return Derived(source_key(policy, source), ambiguous, collided)
-        if method is Method.RDP_COOKIE and cookie:
+            key = source_key(policy, source)
+        elif method is Method.RDP_COOKIE and cookie:
             key = cookie_key(policy, cookie)
-            if key is None:
-                ambiguous = True
-            elif policy.collision_next_method and collides(key):
-                collided = key
-            else:
-                return Derived(key, ambiguous, collided)
+            ambiguous = key is None
+        if key is None:
+            continue
+        if not (policy.collision_next_method and collides(key)):
+            return Derived(key, ambiguous, collided)
+        collided = (*collided, key)
     return Derived(None, ambiguous, collided)
 
 

@@ -99,6 +99,7 @@ class Router:
             relays=self.relays,
             metrics=self.metrics,
             account=self.account,
+            events=self.events,
             dial_failed=self.watch.dial_failed,
         )
         self.doors = Doors(

@@ -40,6 +40,7 @@ from rdpbalancer.session.connection import (
 from rdpbalancer.session.turn import Turn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
+from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
 from rdpbalancer.wire.confirm import DISCONNECT, NegotiationFailure, build_failure
 from rdpbalancer.wire.confirm import Protocol as Offer
@@ -53,6 +54,12 @@ _TOO_WEAK = {
     Security.TLS: NegotiationFailure.SSL_REQUIRED,
     Security.NLA: NegotiationFailure.HYBRID_REQUIRED,
 }
+
+_ONE_ADDRESS_CURE = (
+    "probably a gateway (Guacamole, a web client) or NAT; let it send user names as cookies (Guacamole:"
+    " load-balance-info), or the clients' addresses (accept_proxy), or set on_collision: next-method"
+)
+_UNREAD_COOKIE_CURE = "these clients send user names: put rdp-cookie before source-ip in persistence.methods"
 
 
 class Relays(Protocol):
@@ -85,6 +92,7 @@ class Sessions:
         relays: Relays,
         metrics: Metrics,
         account: Account,
+        events: Events,
         dial_failed: Callable[[ServerId, ServerError], None],
     ) -> None:
         self._dispatcher = dispatcher
@@ -92,6 +100,7 @@ class Sessions:
         self._relays = relays
         self._metrics = metrics
         self._account = account
+        self._events = events
         self._dial_failed = dial_failed
         self._log = logs.get()
         # Not the loop's own clock, which uvloop counts in whole milliseconds; it has the same beginning.
@@ -223,9 +232,9 @@ class Sessions:
         conn.key = derived.key
         if derived.ambiguous:
             self._metrics.ambiguous_cookies.labels(service.name).inc()
-        suspect = derived.collided or derived.key
-        if suspect is not None and self._dispatcher.collides(service, suspect):
-            self._tell_collision(conn, suspect)
+        for suspect in (*derived.collided, derived.key):
+            if suspect is not None and self._dispatcher.collides(service, suspect):
+                self._tell_collision(conn, suspect)
 
     def _current(self, conn: Connection) -> VirtualService:
         """Return the connection's service as it is configured now. Raises NoServerError: it is gone.
@@ -242,12 +251,25 @@ class Sessions:
     def _tell_collision(self, conn: Connection, key: Key) -> None:
         if not self._dispatcher.first_collision(conn.service.name, key):
             return
-        self._metrics.collisions.labels(conn.service.name).inc()
-        self._log.warning(
-            "cookie_collision",
-            service=conn.service.name,
-            user=self._account.users(key.value),
-            detail="many addresses use this cookie at once: probably a domain name that mstsc cut short",
+        service = conn.service
+        if key.method is Method.RDP_COOKIE:
+            self._metrics.collisions.labels(service.name).inc()
+            self._events.warning(
+                "cookie_collision",
+                service=service.name,
+                user=self._account.users(key.value),
+                detail="many addresses use this cookie at once: probably a domain name that mstsc cut short",
+            )
+            return
+        self._metrics.address_collisions.labels(service.name).inc()
+        live = self._dispatcher.ledger.live_of(service.name, key)
+        self._events.warning(
+            "address_collision",
+            service=service.name,
+            source=key.value,
+            sessions=live,
+            detail=f"{live} sessions at once from {key.value} are told apart by this address alone, so all go"
+            f" to one server: {_cure(conn)}",
         )
 
     # ---- connect -----------------------------------------------------------------------------------
@@ -426,3 +448,10 @@ class Sessions:
 
     def _failed(self, conn: Connection, error: RdpBalancerError) -> None:
         self._account.failed(conn.service.name, error, client=str(conn.peer), user=conn.user)
+
+
+def _cure(conn: Connection) -> str:
+    """Say what helps where people behind one address cannot be told apart."""
+    methods = conn.service.persistence.methods
+    before = methods[: methods.index(Method.SOURCE_IP)]
+    return _UNREAD_COOKIE_CURE if conn.user and Method.RDP_COOKIE not in before else _ONE_ADDRESS_CURE

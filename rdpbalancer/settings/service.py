@@ -93,12 +93,12 @@ class Persistence(Model):
         default=8,
         ge=1,
         le=MANY,
-        description="From more addresses than this at once, a cookie is taken for a cut domain name rather"
-        " than a person, and a warning is logged.",
+        description="A cookie from more addresses than this at once is taken for a cut domain name rather"
+        " than a person, an address with more sessions than this for a gateway, and a warning is logged.",
     )
     on_collision: OnCollision = Field(
         default="keep",
-        description="What new connections with such a cookie do: keep its binding, or use the next-method.",
+        description="What new connections with such a key do: keep its binding, or use the next-method.",
     )
 
 

@@ -53,6 +53,11 @@ class Metrics:
         self.collisions = self._counter(
             "persistence_collisions", "Cookie keys used from more sources than a person has", ("service",)
         )
+        self.address_collisions = self._counter(
+            "persistence_address_collisions",
+            "Address keys with more sessions at once than a person has",
+            ("service",),
+        )
         self.shares_exceeded = self._counter(
             "persistence_share_exceeded",
             "Bindings not made because one source fills the table",

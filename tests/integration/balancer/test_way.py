@@ -279,5 +279,50 @@ async def test_collisions_are_told_once(house: House) -> None:
         keys = sorted(str(row["key"]) for row in await vip.sessions())
         assert ["127.0.2.4", "127.0.2.5", "acmecorpor", "acmecorpor", "acmecorpor"] == keys
         assert 1 == len(house.events("cookie_collision", service=vip.name))
+        shown = [
+            event
+            for event in await house.ask("events", service=vip.name)
+            if event["event"] == "cookie_collision"
+        ]
+        assert [vip.name] == [event["service"] for event in shown], "an operator has to see it"
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize(("on_collision", "servers_used"), [("keep", 1), ("next-method", 2)])
+async def test_a_gateway_is_told_once(house: House, on_collision: str, servers_used: int) -> None:
+    """Everybody behind one address without a cookie goes to one server: the operator is told, with a cure."""
+    async with labs(2) as servers:
+        vip = await house.serve(servers, persistence={"collision_sources": 2, "on_collision": on_collision})
+        clients = [LabClient(vip.endpoint, Opening(requested_protocols=1)) for _ in range(7)]
+        for client in clients:
+            await client.open()
+        assert servers_used == len({row["server"] for row in await vip.sessions()})
+        shown = [
+            event
+            for event in await house.ask("events", service=vip.name)
+            if event["event"] == "address_collision"
+        ]
+        assert [("warning", vip.name, "127.0.0.1", 3)] == [
+            (event["level"], event["service"], event["source"], event["sessions"])
+            for event in shown
+            if event["service"] == vip.name
+        ]
+        assert "load-balance-info" in shown[-1]["detail"]
+        assert 1 == len(house.events("address_collision", service=vip.name))
+        assert 1 == await vip.count("persistence_address_collisions_total")
+        for client in clients:
+            client.close()
+
+
+async def test_an_office_whose_cookies_are_not_asked_for(house: House) -> None:
+    """With `source-ip` alone, names would tell people apart: the event says so."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers, persistence={"collision_sources": 1, "methods": ["source-ip"]})
+        clients = [LabClient(vip.endpoint, Opening(cookie=f"user{number}")) for number in range(3)]
+        for client in clients:
+            await client.open()
+        (shown,) = house.events("address_collision", service=vip.name)
+        assert shown["detail"].endswith("put rdp-cookie before source-ip in persistence.methods")
         for client in clients:
             client.close()

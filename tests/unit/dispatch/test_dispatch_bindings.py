@@ -1,12 +1,14 @@
 """Keys and their servers over a connection's life: claimed, confirmed, pinned, aged, taken back."""
 
+from dataclasses import replace
+
 import pytest
 
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import VirtualService
 from rdpbalancer.core.persist import Binding, Store
 from rdpbalancer.core.route import Go
-from rdpbalancer.model import Health, Intent, Key, Method, Reason
+from rdpbalancer.model import Health, Intent, Key, Method, Mode, Reason
 from rdpbalancer.stores.memory import MemoryStore
 from tests.unit.core.farms import ALICE, SERVICE, Dice, facts, real_server, sid, virtual_service
 from tests.unit.dispatch.scene import TTL_S, Caller, Scene, chosen, policy
@@ -243,9 +245,32 @@ def test_with_next_method_a_colliding_cookie_is_passed_over() -> None:
     scene = Scene("ts1", persistence=policy(methods=methods, collision_sources=1, collision_next_method=True))
     sessions = [scene.login(ALICE, source=f"192.0.2.{n}") for n in (1, 2)]
     derived = scene.dispatcher.derive(scene.service, cookie="Alice", source="192.0.2.1")
-    assert (HOME, ALICE) == (derived.key, derived.collided)
+    assert (HOME, (ALICE,)) == (derived.key, derived.collided)
     scene.close(sessions[0])
     assert ALICE == scene.dispatcher.derive(scene.service, cookie="Alice", source="192.0.2.1").key
+
+
+def test_an_address_with_too_many_sessions_collides() -> None:
+    """A gateway sends everybody from one address: more sessions at once than one person has."""
+    scene = Scene("ts1", persistence=policy(collision_sources=2))
+    sessions = [scene.login(HOME) for _ in range(2)]
+    scene.come(key=HOME)  # not a session yet
+    assert not scene.dispatcher.collides(scene.service, HOME)
+    sessions.append(scene.login(HOME))
+    assert scene.dispatcher.collides(scene.service, HOME)
+    assert not scene.dispatcher.collides(replace(scene.service, mode=Mode.TCP), HOME)
+    assert HOME == scene.dispatcher.derive(scene.service, cookie=None, source="192.0.2.1").key
+    scene.close(sessions[0])
+    assert not scene.dispatcher.collides(scene.service, HOME)
+
+
+def test_with_next_method_a_colliding_address_is_no_key() -> None:
+    """People behind a gateway are placed one by one, instead of all on one server."""
+    scene = Scene("ts1", persistence=policy(collision_sources=1, collision_next_method=True))
+    for _ in range(2):
+        scene.login(HOME)
+    derived = scene.dispatcher.derive(scene.service, cookie=None, source="192.0.2.1")
+    assert (None, (HOME,)) == (derived.key, derived.collided)
 
 
 def test_a_collision_is_told_once_for_each_time_it_happens() -> None:
