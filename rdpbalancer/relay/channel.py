@@ -9,6 +9,7 @@ import array
 import asyncio
 import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -32,8 +33,9 @@ _MESSAGES_PER_TURN = 64
 _BYTES_PER_TURN = 64 * 1024
 # What may still lie in a line whose other end is gone: more than the kernel's buffer has room for.
 _LAST_WORDS = 10_000
-# Kernel-side refusals that pass by themselves: buffer full, or too many descriptors in flight.
-_TRY_LATER = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
+# Refusals of the kernel that pass by themselves: too many descriptors in flight, or no memory. The socket stays
+# writable meanwhile, so that only a timer can tell when to try again.
+_SHORTAGES = frozenset({errno.ENOBUFS, errno.ETOOMANYREFS})
 _RETRY_S = 0.01
 
 Receiver = Callable[[Any, list[socket.socket]], None]
@@ -72,6 +74,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, Sequence[socket.socket]]] = deque()
         self._retry: asyncio.TimerHandle | None = None
+        self._watches_writable = False
         self._closed = False
         self.error: ChannelError | None = None
         self._loop.add_reader(self._fd, self._readable)
@@ -104,9 +107,11 @@ class Channel:
         data = self._encoder.encode(message)
         if self._closed:
             _close_all(sockets)
-        elif self._unsent or not self._try_send(data, sockets):
+        elif self._unsent:  # something is due already, and brings this with it
             self._unsent.append((data, sockets))
-            self._wait_writable()
+        elif refusal := self._try_send(data, sockets):
+            self._unsent.append((data, sockets))
+            self._wait_after(refusal)
 
     def close(self) -> None:
         """Close this end. `on_close` is not called."""
@@ -124,13 +129,13 @@ class Channel:
     def _shut(self) -> None:
         self._closed = True
         self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self._ignore_writable()
         if self._retry is not None:
             self._retry.cancel()
         self._sock.close()
 
-    def _try_send(self, data: bytes, sockets: Sequence[socket.socket]) -> bool:
-        """Return whether the kernel has taken the message."""
+    def _try_send(self, data: bytes, sockets: Sequence[socket.socket]) -> int:
+        """Return 0 if the kernel has taken the message, else the error number with which it refused."""
         try:
             if sockets:
                 descriptors = array.array("i", [sock.fileno() for sock in sockets])
@@ -138,33 +143,37 @@ class Channel:
             else:
                 self._sock.send(data)
         except OSError as error:
-            if error.errno not in _TRY_LATER:
-                self._loop.call_soon(self._hear_last_words, f"cannot send: {error}")
-            return False
+            return error.errno or errno.EIO
         _close_all(sockets)
-        return True
+        return 0
 
-    def _wait_writable(self) -> None:
-        # A full buffer shows as writable again by itself; descriptors in flight do not, hence the timer.
-        if self._retry is None:
-            self._loop.add_writer(self._fd, self._flush)
-            self._retry = self._loop.call_later(_RETRY_S, self._retry_now)
+    def _wait_after(self, refusal: int) -> None:
+        """Send the rest later: when there is room again, after a while, or never, as the refusal says."""
+        if refusal in _SHORTAGES:
+            self._ignore_writable()
+            self._retry = self._loop.call_later(_RETRY_S, self._flush)
+        elif refusal == errno.EAGAIN:
+            if not self._watches_writable:
+                self._loop.add_writer(self._fd, self._flush)
+                self._watches_writable = True
+        else:
+            self._ignore_writable()
+            self._loop.call_soon(self._hear_last_words, f"cannot send: {os.strerror(refusal)}")
 
-    def _retry_now(self) -> None:
-        self._retry = None
-        self._flush()
+    def _ignore_writable(self) -> None:
+        if self._watches_writable:
+            self._loop.remove_writer(self._fd)
+            self._watches_writable = False
 
     def _flush(self) -> None:
+        self._retry = None
         while self._unsent and not self._closed:
-            if not self._try_send(*self._unsent[0]):
-                self._wait_writable()
+            if refusal := self._try_send(*self._unsent[0]):
+                self._wait_after(refusal)
                 return
             self._unsent.popleft()
         if not self._closed:
-            self._loop.remove_writer(self._fd)
-            if self._retry is not None:
-                self._retry.cancel()
-                self._retry = None
+            self._ignore_writable()
 
     def _readable(self) -> None:
         taken_bytes = 0

@@ -2,8 +2,10 @@
 
 import array
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -256,5 +258,57 @@ def test_a_line_closed_by_its_own_message(run: Run, line: Line) -> None:
             one.channel.send(Word(number))
         await wait_until_async(lambda: one.closes, 5, "the close")
         assert [0] == heard
+
+    run(scene())
+
+
+class Short:
+    """A socket whose kernel refuses descriptors for want of something, as long as `error` is set."""
+
+    def __init__(self, sock: socket.socket, error: int) -> None:
+        self._sock = sock
+        self.error = error
+        self.refusals = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendmsg(self, *args: Any) -> int:
+        """Refuse, or send."""
+        if self.error:
+            self.refusals += 1
+            raise OSError(self.error, "refused")
+        return self._sock.sendmsg(*args)
+
+
+@pytest.mark.parametrize("error", [errno.ETOOMANYREFS, errno.ENOBUFS])
+@pytest.mark.parametrize("was_full", [False, True], ids=["empty", "full before"])
+def test_a_shortage_is_waited_out_without_spinning(run: Run, line: Line, error: int, *, was_full: bool) -> None:
+    """The socket is writable all the while: only a timer tries again, and then everything is sent, in order."""
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        one = Ear(line[0])
+        before = 0
+        while was_full and not one.channel.backlog:
+            one.channel.send(Word(before, bytes(3000)))
+            before += 1
+        sock = one.channel._sock = Short(line[0], error)  # type: ignore[assignment]
+        mine, passed = socket.socketpair()
+        one.channel.send(Word(before), [passed])
+        one.channel.send(Word(before + 1))
+        other = Ear(line[1])
+        await wait_until_async(lambda: sock.refusals, 5, "a refusal")
+        begun_at, counted = loop.time(), sock.refusals
+        await wait_until_async(lambda: sock.refusals >= counted + 5, 5, "five more refusals")
+        assert loop.time() - begun_at > 0.03
+        sock.error = 0
+        await wait_until_async(lambda: len(other.words) == before + 2, 5, "all messages")
+        assert list(range(before + 2)) == [word.number for word in other.words]
+        assert 0 == one.channel.backlog
+        for end in (mine, *other.sockets):
+            end.close()
+        one.channel.close()
+        other.channel.close()
 
     run(scene())
