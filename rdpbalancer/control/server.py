@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import inspect
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 import msgspec
 
@@ -14,6 +15,10 @@ from rdpbalancer.errors import RdpBalancerError
 from rdpbalancer.tasks import spawn
 
 Verb = Callable[..., Awaitable[Any]]
+
+# From Python 3.13 on both event loops remove a Unix server's file when it is closed. This one is the
+# supervisor's, for the next router: without it the command line would find no service after a restart of it.
+_KEEP_SOCKET_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class ControlServer:
@@ -28,7 +33,7 @@ class ControlServer:
     async def start(self, listener: socket.socket) -> None:
         """Serve on a listening Unix socket."""
         self._server = await asyncio.start_unix_server(
-            self._connected, sock=listener, limit=MAX_REQUEST_BYTES
+            self._connected, sock=listener, limit=MAX_REQUEST_BYTES, **_KEEP_SOCKET_FILE
         )
 
     async def stop(self) -> None:

@@ -33,8 +33,8 @@ _MESSAGES_PER_TURN = 64
 _BYTES_PER_TURN = 64 * 1024
 # What may still lie in a line whose other end is gone: more than the kernel's buffer has room for.
 _LAST_WORDS = 10_000
-# Refusals of the kernel that pass by themselves: too many descriptors in flight, or no memory. The socket stays
-# writable meanwhile, so that only a timer can tell when to try again.
+# Refusals of the kernel that pass by themselves: too many descriptors in flight, or no memory. The socket is
+# writable all the while, so that only a timer can tell when to try again.
 _SHORTAGES = frozenset({errno.ENOBUFS, errno.ETOOMANYREFS})
 _RETRY_S = 0.01
 

@@ -76,7 +76,11 @@ def decode(content: bytes, *, max_bytes: int = MAX_FILE_BYTES) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return (
+        "a path cannot have a null byte in it"  # the only ValueError of opening; its text varies with Python
+    )
 
 
 def _kind(path: Path) -> str:

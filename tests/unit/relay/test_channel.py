@@ -283,8 +283,10 @@ class Short:
 
 @pytest.mark.parametrize("error", [errno.ETOOMANYREFS, errno.ENOBUFS])
 @pytest.mark.parametrize("was_full", [False, True], ids=["empty", "full before"])
-def test_a_shortage_is_waited_out_without_spinning(run: Run, line: Line, error: int, *, was_full: bool) -> None:
-    """The socket is writable all the while: only a timer tries again, and then everything is sent, in order."""
+def test_a_shortage_is_waited_out_without_spinning(
+    run: Run, line: Line, error: int, *, was_full: bool
+) -> None:
+    """The socket is writable all the while: a timer tries again, and then all is sent, in order."""
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()
