@@ -14,7 +14,7 @@ from rdpbalancer.runtime.listeners import CONTROL, wanted_listeners
 from rdpbalancer.session import Sessions
 from rdpbalancer.settings.schema import Settings
 from rdpbalancer.telemetry.events import Events
-from rdpbalancer.telemetry.exporter import Exporter
+from rdpbalancer.telemetry.exporter import Exporter, Readiness
 from rdpbalancer.telemetry.metrics import Metrics
 
 # A shortage lasts; the metric counts its every quarter of a second, the log need not.
@@ -40,6 +40,7 @@ class Doors:
         events: Events,
         clock: Callable[[], float],
         relays_full: Callable[[], bool],
+        readiness: Readiness,
     ) -> None:
         self._dispatcher = dispatcher
         self._admission = admission
@@ -48,6 +49,7 @@ class Doors:
         self._events = events
         self._clock = clock
         self._relays_full = relays_full
+        self._readiness = readiness
         self._descriptor_limit = descriptors.limit()
         self._given: dict[str, socket.socket] = {}
         self._acceptors: dict[str, Acceptor] = {}
@@ -93,7 +95,7 @@ class Doors:
             for endpoint in service.listen:
                 self._accept(service.name, f"{service.name} {endpoint}")
         await self._close(gone)
-        await self._apply_exporter(settings)
+        await self.serve_metrics(settings)
 
     async def _close(self, gone: dict[str, Acceptor]) -> None:
         """Close acceptors. One whose port another listener has now is emptied first: nobody is reset."""
@@ -168,12 +170,13 @@ class Doors:
             self._shortage_told_at[service] = now
             self._events.error("accept_paused", service=service, detail=error.strerror or str(error))
 
-    async def _apply_exporter(self, settings: Settings) -> None:
+    async def serve_metrics(self, settings: Settings) -> None:
+        """Serve metrics and probes where the configuration says; before clients may come in, too."""
         listener = self._given.pop(f"metrics {settings.global_.metrics.listen}", None)
         outdated = listener is not None or settings.global_.metrics.listen is None
         if outdated and self._exporter is not None:
             await self._exporter.stop()
             self._exporter = None
         if listener is not None:
-            self._exporter = Exporter(self._metrics.registry)
+            self._exporter = Exporter(self._metrics.registry, readiness=self._readiness)
             await self._exporter.start(listener)

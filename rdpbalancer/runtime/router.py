@@ -19,6 +19,7 @@ from rdpbalancer.control.server import ControlServer
 from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import Farm
+from rdpbalancer.core.readiness import HealthWord, health_word
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, ServerId
 from rdpbalancer.net import descriptors
@@ -110,6 +111,7 @@ class Router:
             events=self.events,
             clock=self._clock,
             relays_full=lambda: self.relays.full,
+            readiness=self.health_word,
         )
         self.views = Views(
             self.dispatcher,
@@ -185,6 +187,7 @@ class Router:
         self.metrics.reload_successful.set(1)
         self.metrics.reload_timestamp.set(time.time())
         await self._start_control()
+        await self.doors.serve_metrics(self._settings)
         # A server that has not been checked yet takes nobody; its users would be sent elsewhere.
         timeouts = [server.health.timeout_s for server in self.dispatcher.farm.servers().values()]
         await self.watch.checked_once(timeout_s=max(timeouts) + 0.5)
@@ -373,6 +376,7 @@ class Router:
             "version": __version__,
             "generation": self._generation,
             "relays_retiring": self.relays.retiring() if isinstance(self.relays, RelayPool) else [],
+            "health": self.health_word().value,
             "sessions": len(self.dispatcher.ledger),
             "half_open": self.admission.half_open,
             "config": str(self._active.path),
@@ -380,6 +384,11 @@ class Router:
             "services": self.views.services(),
             "servers": servers,
         }
+
+    def health_word(self, service: str | None = None) -> HealthWord:
+        """Say in one word whether a user who comes now can be served; a router that makes way is no stop."""
+        stopping = self._stopping.is_set() and not self._retiring
+        return health_word(self.views.usable(), accepting=self.doors.open, stopping=stopping, service=service)
 
     def _kick_server(self, server: ServerId, reason: CloseReason) -> int:
         return self.operator.kick_server(server, reason)

@@ -35,6 +35,14 @@ class Views:
         """Return a row for each virtual service."""
         return [self._service(service) for service in self._dispatcher.farm.services.values()]
 
+    def usable(self) -> dict[str, int]:
+        """Return for each virtual service how many real servers take new users."""
+        statuses = self._dispatcher.statuses
+        return {
+            service.name: sum(st.takes_new(server, statuses[server.id]) for server in service.servers)
+            for service in self._dispatcher.farm.services.values()
+        }
+
     def servers(self, service: str | None = None) -> list[dict[str, Any]]:
         """Return a row for each real server, of one service or of all."""
         services = self._dispatcher.farm.services.values()

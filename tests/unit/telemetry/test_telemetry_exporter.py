@@ -9,10 +9,23 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from rdpbalancer.core.readiness import HealthWord
 from rdpbalancer.telemetry.exporter import MAX_CONNECTIONS, Exporter
 from tests.support.wait import wait_until_async
 
 PATIENCE_S = 5.0
+WORDS: dict[str | None, HealthWord] = {
+    None: HealthWord.OK,
+    "desktops": HealthWord.NO_SERVERS,
+    "gateway": HealthWord.OK,
+    "büro 1": HealthWord.OK,
+    "": HealthWord.UNKNOWN_SERVICE,
+}
+
+
+def word_of(service: str | None) -> HealthWord:
+    """Return the health word of services that are only told of."""
+    return WORDS.get(service, HealthWord.UNKNOWN_SERVICE)
 
 
 @contextlib.asynccontextmanager
@@ -24,7 +37,7 @@ async def exporting(
     if send_buffer_bytes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     address = listener.getsockname()
-    exporter = Exporter(registry, request_timeout_s=request_timeout_s)
+    exporter = Exporter(registry, readiness=word_of, request_timeout_s=request_timeout_s)
     await exporter.start(listener)
     yield address
     await exporter.stop()
@@ -84,6 +97,23 @@ async def test_metrics_as_openmetrics(address: tuple[str, int]) -> None:
     assert body.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=x",
+        "application/openmetrics-text;version=1.0.0;escaping=x",
+        "text/plain;version=x",
+        "text/plain; version=1.0.0; escaping=\u00ff",
+        ";;;,,,=,=;version=",
+    ],
+)
+async def test_any_accept_header_is_answered(address: tuple[str, int], accept: str) -> None:
+    """A header that makes no sense is no header: the plain text, not a broken connection."""
+    status, _, body = await get(address, "/metrics", Accept=accept)
+    assert 200 == status
+    assert "sessions 7.0\n" in body
+
+
 async def test_a_query_changes_nothing(address: tuple[str, int]) -> None:
     """Scrapers may add one."""
     assert 200 == (await get(address, "/metrics?name[]=sessions"))[0]
@@ -95,22 +125,53 @@ async def test_health(address: tuple[str, int]) -> None:
     assert (200, "ok\n") == (status, body)
 
 
+@pytest.mark.parametrize(
+    ("target", "status", "word"),
+    [
+        ("/readyz", 200, "ok"),
+        ("/readyz?", 200, "ok"),
+        ("/readyz?verbose=1", 200, "ok"),
+        ("/readyz?service=desktops", 503, "no-servers"),
+        ("/readyz?service=gateway", 200, "ok"),
+        ("/readyz?service=b%C3%BCro%201", 200, "ok"),
+        ("/readyz?service=b%C3%BCro+1&x=%ff", 200, "ok"),
+        ("/readyz?service=typo", 404, "unknown-service"),
+        ("/readyz?service=", 404, "unknown-service"),
+        ("/readyz?service=%ff%00", 404, "unknown-service"),
+    ],
+)
+async def test_readiness_is_the_health_word(
+    address: tuple[str, int], target: str, status: int, word: str
+) -> None:
+    """200 for `ok` alone; a service that is not there is neither ready nor merely down."""
+    answer = await get(address, target)
+    assert (status, f"{word}\n") == (answer[0], answer[2])
+    assert "no-store" == answer[1]["cache-control"]
+
+
+async def test_liveness_is_not_readiness(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a server in the farm there is nobody to restart for it."""
+    monkeypatch.setitem(WORDS, None, HealthWord.NO_SERVERS)
+    assert [503, 200] == [(await get(address, target))[0] for target in ("/readyz", "/healthz")]
+
+
 @pytest.mark.parametrize("target", ["/", "/metrics/", "/healthz/x", "/../etc/passwd", "http://here/metrics"])
 async def test_other_paths_say_where_to_look(address: tuple[str, int], target: str) -> None:
     """A person who tries the port in a browser is helped."""
     status, _, body = await get(address, target)
     assert 404 == status
-    assert "/metrics" in body
-    assert "/healthz" in body
+    assert [] == [page for page in ("/metrics", "/healthz", "/readyz") if page not in body]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 async def test_only_reading(address: tuple[str, int], method: str) -> None:
     """There is nothing to change here."""
-    assert 405 == (await get(address, "/metrics", method=method))[0]
+    for target in ("/metrics", "/readyz", "/"):
+        status, headers, _ = await get(address, target, method=method)
+        assert (405, "get, head") == (status, headers["allow"])
 
 
-@pytest.mark.parametrize("target", ["/metrics", "/healthz", "/nothing"])
+@pytest.mark.parametrize("target", ["/metrics", "/healthz", "/readyz", "/nothing"])
 async def test_head_is_get_without_the_body(address: tuple[str, int], target: str) -> None:
     """With the length the body would have."""
     status, headers, body = await get(address, target)
