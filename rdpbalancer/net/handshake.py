@@ -60,6 +60,11 @@ class Reader:
             await self._more("Connection Request")
         return Opening(self._data, request)
 
+    def watch_kept(self) -> Watch | None:
+        """Return the client's watch, which is the caller's from now on; None: nobody had to wait."""
+        watch, self._watch = self._watch, None
+        return watch
+
     def rest(self) -> bytes:
         """Return what was read and belongs to the session (`mode: tcp`)."""
         return self._data

@@ -17,8 +17,12 @@ from typing import Any
 
 # Edge-triggered: registered once for its whole way, a socket reports each change. Whoever waits has therefore
 # tried before, and tries again afterwards.
-_CHANGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+_CHANGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _ROOM = select.EPOLLOUT
+# No more than the peer's end: nobody reads from or writes to this socket for now.
+_END_ONLY = select.EPOLLRDHUP | select.EPOLLET
+_RESET = select.EPOLLHUP | select.EPOLLERR
+_HANG_UP = select.EPOLLRDHUP | _RESET
 # Silent strangers' deadlines run out one by one; they are looked for together, and noticed this much late, or
 # more where a great many are allowed (`max_half_open`): looking at one takes 0.2 us.
 _LATE_S = 0.02
@@ -31,7 +35,7 @@ _NEVER = float("inf")
 class Watch:
     """One socket that is watched, until `end`. At most one coroutine waits for it at a time."""
 
-    __slots__ = ("_fd", "_late", "_resume", "_waits", "deadline_at", "readable")
+    __slots__ = ("_fd", "_late", "_resume", "_waits", "deadline_at", "gone", "on_hang_up", "readable")
 
     def __init__(self, waits: "Waits", fd: int) -> None:
         self._waits = waits
@@ -41,6 +45,11 @@ class Watch:
         self.deadline_at = _NEVER
         # Whether there has been anything but room to write since somebody last set this to False.
         self.readable = False
+        # Whether the peer has gone: None, it is there; False, it has closed its half, and may or may not read
+        # on; True, the connection has been reset.
+        self.gone: bool | None = None
+        # Told so at once, in place of ending a wait.
+        self.on_hang_up: Callable[[bool], None] | None = None
 
     def ready(self, deadline_at: float) -> "Watch":
         """Await this to wait until the socket has something to say: data, room, its end, an error.
@@ -57,7 +66,7 @@ class Watch:
         if self._fd >= 0:
             self._waits.forget(self._fd)
             self._fd = -1
-        self._resume = None
+        self._resume = self.on_hang_up = None
         self.deadline_at = _NEVER
 
     def __await__(self) -> Generator["Watch", None, None]:
@@ -93,10 +102,10 @@ class Waits:
     def __len__(self) -> int:
         return len(self._watches)
 
-    def watch(self, sock: socket.socket) -> Watch:
-        """Begin to watch a non-blocking socket."""
+    def watch(self, sock: socket.socket, *, only_hang_up: bool = False) -> Watch:
+        """Begin to watch a non-blocking socket; with `only_hang_up` for `Watch.on_hang_up`, and no more."""
         fd = sock.fileno()
-        self._epoll.register(fd, _CHANGES)
+        self._epoll.register(fd, _END_ONLY if only_hang_up else _CHANGES)
         watch = self._watches[fd] = Watch(self, fd)
         return watch
 
@@ -124,11 +133,18 @@ class Waits:
             if watch is not None:
                 if events != _ROOM:
                     watch.readable = True
-                self._end(watch, late=False)
+                    if events & _HANG_UP:
+                        watch.gone = bool(events & _RESET)
+                self._tell(watch)
 
-    def _end(self, watch: Watch, *, late: bool) -> None:
+    def _tell(self, watch: Watch, *, late: bool = False) -> None:
         try:
-            watch.over(late=late)
+            # A hang-up is this very socket's. Its number may have passed to another since the kernel spoke,
+            # but only to one opened within this turn: those are dials, which do not ask for hang-ups.
+            if watch.on_hang_up is not None and watch.gone is not None and not late:
+                watch.on_hang_up(watch.gone)
+            else:
+                watch.over(late=late)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (others' changes come only once)
             self._loop.call_exception_handler({"message": "a connection failed", "exception": error})
 
@@ -142,7 +158,7 @@ class Waits:
         self._timer, self._look_at = None, _NEVER
         now = time.monotonic() + _EARLY_S
         for watch in [watch for watch in self._watches.values() if watch.deadline_at <= now]:
-            self._end(watch, late=True)
+            self._tell(watch, late=True)
         following_at = min((watch.deadline_at for watch in self._watches.values()), default=_NEVER)
         if following_at != _NEVER:
             late_s = max(_LATE_S, len(self._watches) * _LATE_PER_WATCH_S)
@@ -167,8 +183,12 @@ class Steps:
 
     def cancel(self) -> None:
         """Raise CancelledError where it waits. Its clean-up must not wait again."""
+        self.throw(asyncio.CancelledError())
+
+    def throw(self, error: BaseException) -> None:
+        """Raise `error` where it waits: it is not to wait any longer, nor again. Does nothing at its end."""
         if not self.done:
-            self._step(self._coroutine.throw, asyncio.CancelledError())
+            self._step(self._coroutine.throw, error)
 
     def _go_on(self, _awaited: object) -> None:
         if not self.done:  # it may have been cancelled meanwhile

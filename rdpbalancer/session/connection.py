@@ -14,6 +14,7 @@ from rdpbalancer.core.route import Go
 from rdpbalancer.core.source import client_address
 from rdpbalancer.errors import ClientError
 from rdpbalancer.model import Endpoint, Key, ServerId
+from rdpbalancer.net.waiting import Steps, Watch
 from rdpbalancer.wire.confirm import Confirm
 from rdpbalancer.wire.request import Request
 
@@ -41,6 +42,10 @@ class Connection(msgspec.Struct, eq=False):
     parsed_at: float = 0.0
     dialled_at: float = 0.0
     owned: bool = True
+    leading: Steps | None = None  # what leads it, to be ended when its client has left
+    watch: Watch | None = None  # of the client, while nobody reads from it
+    half_closed: bool = False  # `mode: tcp`: the client has said all that it will say
+    queueing: bool = False
 
     @property
     def user(self) -> str | None:

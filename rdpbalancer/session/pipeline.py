@@ -5,6 +5,7 @@ the session's end comes back and is accounted for.
 """
 
 import asyncio
+import functools
 import itertools
 import secrets
 import socket
@@ -130,6 +131,7 @@ class Sessions:
             return
         leading = Steps(self._lead(conn, proxied=proxied), on_done=self._led)
         if not leading.done:
+            conn.leading = leading
             self._leading.add(leading)
 
     def _led(self, leading: Steps) -> None:
@@ -190,6 +192,8 @@ class Sessions:
             self._log.exception("internal_error", service=conn.service.name, client=str(conn.peer))
             self._failed(conn, RdpBalancerError("internal", "an error of the balancer; please report it"))
         finally:
+            if conn.watch is not None:
+                conn.watch.end()
             if conn.owned:
                 self._admission.release(conn.place)
                 close(conn.client, goodbye)
@@ -209,6 +213,7 @@ class Sessions:
                 conn.data, conn.request = opening.data, opening.request
             else:
                 conn.data = reader.rest()
+            conn.watch = reader.watch_kept()
         if conn.request is not None:
             self._refuse_weak(conn, conn.request)
             self._read_token(conn, conn.request)
@@ -272,18 +277,39 @@ class Sessions:
             f" to one server: {_cure(conn)}",
         )
 
+    # ---- a client that leaves ----------------------------------------------------------------------
+
+    def _watch_client(self, conn: Connection) -> None:
+        """Notice from now on when the client leaves, whatever its connection waits for.
+
+        Raises ClientError: it has left already.
+        """
+        try:
+            watch = conn.watch or self._waits.watch(conn.client, only_hang_up=True)
+        except OSError as error:
+            raise RdpBalancerError("internal", f"a client cannot be watched: {error}") from error
+        conn.watch = watch
+        watch.on_hang_up = functools.partial(self._client_left, conn)
+        if watch.gone is not None and _has_left(conn, watch.gone):
+            raise _gave_up(conn)
+
+    def _client_left(self, conn: Connection, gone: bool) -> None:  # noqa: FBT001 (as a watch tells it)
+        """End a connection whose client has left: nothing of it stays at a server, or half open."""
+        if _has_left(conn, gone) and conn.leading is not None:
+            conn.leading.throw(_gave_up(conn))
+
     # ---- connect -----------------------------------------------------------------------------------
 
     async def _connect(self, conn: Connection) -> Answer:
         """Dial candidates until one has answered. Raises NoServerError, or the last ServerError."""
+        self._watch_client(conn)
         while True:
             lease, go = await self._choose(conn)
             try:
                 conn.dialled_at = self._clock()
                 return await self._dial(conn, lease, go)
             except ServerError as error:
-                self._server_failed(conn, lease, error)
-                if len(conn.tried) > conn.service.redispatch:
+                if not self._try_another(conn, lease, error):
                     raise
             except BaseException:
                 self._dispatcher.give_back(lease, now=self._clock())
@@ -318,7 +344,11 @@ class Sessions:
 
     async def _wait(self, conn: Connection, wanted: Wait) -> tuple[Lease, Go] | None:
         """Wait in the queue; None: look again. Raises NoServerError, ClientError."""
+        if conn.half_closed:
+            raise _gave_up(conn)
+        conn.queueing = True
         lease = await Turn(conn, self._dispatcher, self._clock).come(wanted.server)
+        conn.queueing = False
         if lease is None:
             return None
         try:
@@ -339,13 +369,15 @@ class Sessions:
 
     async def _dial(self, conn: Connection, lease: Lease, go: Go) -> Answer:
         service, timeouts = conn.service, conn.service.timeouts
-        addresses = self._dispatcher.statuses[go.server].addresses
-        server = service.server(go.server.name)
-        if server is None:
+        server, status = service.server(go.server.name), self._dispatcher.statuses.get(go.server)
+        if server is None or status is None:
             raise ServerError("removed", f"{go.server} is not configured any more")
         try:
             upstream = await dial.connect(
-                self._waits, addresses, server.address.port, deadline_at=conn.dialled_at + timeouts.connect_s
+                self._waits,
+                status.addresses,
+                server.address.port,
+                deadline_at=conn.dialled_at + timeouts.connect_s,
             )
         except ServerError as error:
             # Only the dial itself speaks about the server's health. What it does after a stranger's request
@@ -369,12 +401,15 @@ class Sessions:
         host, port = conn.client.getsockname()[:2]
         return build_proxy(conn.service.send_proxy, conn.peer, Endpoint(plain_address(host), port))
 
-    def _server_failed(self, conn: Connection, lease: Lease, error: ServerError) -> None:
+    def _try_another(self, conn: Connection, lease: Lease, error: ServerError) -> bool:
+        """Note that a server has failed the connection; return whether another one is to be tried."""
         server = lease.server
         conn.tried |= {server}
         self._dispatcher.give_back(lease, now=self._clock())
         self._metrics.connect_failures.labels(*server, error.code).inc()
-        if len(conn.tried) <= conn.service.redispatch:
+        # Who has closed its half may have left: one server's time is what such a client is given.
+        another = len(conn.tried) <= conn.service.redispatch and not conn.half_closed
+        if another:
             self._metrics.redispatches.labels(*server).inc()
         self._log.warning(
             "server_failed",
@@ -384,6 +419,7 @@ class Sessions:
             detail=str(error),
             user=self._account.users(conn.user),
         )
+        return another
 
     # ---- confirm and hand over ---------------------------------------------------------------------
 
@@ -399,6 +435,8 @@ class Sessions:
             facts = self._facts(conn, answer, now)
 
             def chosen(relay: int) -> None:
+                if conn.watch is not None:
+                    conn.watch.end()
                 self._dispatcher.ledger.open(lease, facts, relay=relay, place=conn.place)
                 self._admission.opened(conn.place)
                 self._account.opened(facts)
@@ -455,3 +493,21 @@ def _cure(conn: Connection) -> str:
     methods = conn.service.persistence.methods
     before = methods[: methods.index(Method.SOURCE_IP)]
     return _UNREAD_COOKIE_CURE if conn.user and Method.RDP_COOKIE not in before else _ONE_ADDRESS_CURE
+
+
+def _has_left(conn: Connection, gone: bool) -> bool:  # noqa: FBT001 (as a watch tells it)
+    """Whether a client's hang-up is its end. `gone`: see `net.waiting.Watch`.
+
+    A FIN may also come from one that has asked and still listens. No RDP client does that before it has its
+    answer, so it is its end; in `mode: tcp` nobody knows the client's protocol, and only who waits in the
+    queue has to be there (docs/decisions/0020).
+    """
+    if gone or conn.service.mode is Mode.RDP or conn.queueing:
+        return True
+    conn.half_closed = True
+    return False
+
+
+def _gave_up(conn: Connection) -> ClientError:
+    where = "the queue" if conn.queueing else "before a server had answered"
+    return ClientError("gave-up", f"the client left {where}")

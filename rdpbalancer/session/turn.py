@@ -1,13 +1,12 @@
 """Waiting for a place in a service's queue."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.ledger import Lease
 from rdpbalancer.core.waiting import WaitingClient
-from rdpbalancer.errors import ClientError, NoServerError, RdpBalancerError
+from rdpbalancer.errors import NoServerError, RdpBalancerError
 from rdpbalancer.model import ServerId
 from rdpbalancer.session.connection import Connection
 
@@ -24,7 +23,8 @@ class Turn:
     async def come(self, server: ServerId | None) -> Lease | None:
         """Wait for a place on `server` (None: on any). None: the farm has changed, look again.
 
-        Raises NoServerError when `timeouts.queue` has run out (in all), ClientError when the client left.
+        Raises NoServerError when `timeouts.queue` has run out (in all). Whoever notices that the client has
+        left raises it where this waits (`Steps.throw`).
         """
         conn, loop = self._conn, asyncio.get_running_loop()
         began_at = self._clock()
@@ -43,7 +43,6 @@ class Turn:
         too_late = NoServerError("queue-timeout", "no place came free")
         timer = loop.call_at(conn.queue_until_at, self._fail, too_late)
         try:
-            loop.add_reader(conn.client, self._client_moved)
             return await self._granted
         except BaseException:
             self._dispatcher.leave(conn.service.name, waiter)
@@ -52,7 +51,6 @@ class Turn:
             raise
         finally:
             timer.cancel()
-            loop.remove_reader(conn.client)
             conn.queued_s += self._clock() - began_at
 
     def _grant(self, lease: Lease | None) -> None:
@@ -68,15 +66,3 @@ class Turn:
     def _fail(self, error: RdpBalancerError) -> None:
         if not self._granted.done():
             self._granted.set_exception(error)
-
-    def _client_moved(self) -> None:
-        """The client has said more, which waits for its server, or it has left."""
-        try:
-            if self._conn.client.recv(1, socket.MSG_PEEK):
-                asyncio.get_running_loop().remove_reader(self._conn.client)
-                return
-        except BlockingIOError:
-            return
-        except OSError:
-            pass
-        self._fail(ClientError("gave-up", "the client left the queue"))

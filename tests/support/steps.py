@@ -40,6 +40,10 @@ class Stepped(Generic[T]):
         """End it, if it has not ended."""
         self._steps.cancel()
 
+    def throw(self, error: Exception) -> None:
+        """Raise an error where it waits, if it has not ended."""
+        self._steps.throw(error)
+
     def __await__(self) -> Generator[Any, None, T]:
         return self._outcome().__await__()
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from rdpbalancer.lab.channel import LabError
+from rdpbalancer.lab.opening import Opening
 from rdpbalancer.tasks import spawn
 from tests.faults.overload.measure import quantile
 from tests.support.house import House, Vip, labs, total
@@ -143,6 +145,36 @@ async def test_garbage_of_every_kind(new_house: NewHouse, tmp_path: Path) -> Non
             assert json.loads(flood.output())["opened"] > 1000
         await house.quiet(20)
         assert [] == house.complaints()
+        await _adds_up(house, vip)
+
+
+async def test_strangers_that_ask_and_reset(new_house: NewHouse) -> None:
+    """400 in front of servers that stay silent: one connection each at the servers, and every place free."""
+    house = await asyncio.to_thread(new_house, relays=1)
+    async with labs(3) as servers:
+        vip = await house.serve(servers, timeouts={"confirm": "1h"}, health_check={"type": "none"})
+        for server in servers:
+            server.faults.inject("silent")
+        request = Opening(cookie="stranger").request()
+        for _ in range(400):
+            with socket.create_connection(vip.endpoint, timeout=20) as stranger:
+                stranger.sendall(request)
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            await asyncio.sleep(0)  # the servers have their turn
+
+        async def all_gone() -> bool:
+            ended = await vip.count("handshakes_total", result="failed")
+            return (ended, (await house.status())["half_open"]) == (400, 0)
+
+        await wait_until_async(all_gone, 5, "every place free")
+        await wait_until_async(lambda: not any(s.connections for s in servers), 5, "servers without anybody")
+        assert sum(server.counters.accepted for server in servers) <= 400
+        assert 0 == await vip.count("server_redispatches_total")
+        for server in servers:
+            server.faults.clear()
+        user = await vip.opened("user")
+        await user.leave()
+        await house.quiet()
         await _adds_up(house, vip)
 
 

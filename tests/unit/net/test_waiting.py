@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from rdpbalancer.net.waiting import Steps, Waits, Watch
 from tests.support.house import open_descriptors
 from tests.support.steps import Stepped, stepped, watching
+from tests.support.wait import wait_until_async
 
 PATIENCE_S = 10.0
 # Deadlines are looked for together, with timers of whole milliseconds; the rest is for a busy machine.
@@ -258,6 +260,88 @@ def test_thousands_at_once(run: Run) -> None:
         assert count == len(scene.waits)
 
     run(story)
+
+
+# ---- a peer that hangs up --------------------------------------------------------------------------
+
+
+def depart(peer: socket.socket, how: str) -> None:
+    """Leave in that way."""
+    if how == "reset":
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    if how == "half-close":
+        peer.shutdown(socket.SHUT_WR)
+    else:
+        peer.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"something unread"])
+@pytest.mark.parametrize("only", [True, False])
+@pytest.mark.parametrize(("how", "gone"), [("half-close", False), ("close", False), ("reset", True)])
+def test_a_hang_up_is_told_at_once(run: Run, how: str, *, gone: bool, only: bool, said: bytes) -> None:
+    """Also behind bytes that nobody reads, which are none; and it can be asked afterwards."""
+
+    async def story(scene: Scene) -> None:
+        peer, ours = scene.tcp()
+        told: list[bool] = []
+        watch = scene.waits.watch(ours, only_hang_up=only)
+        watch.on_hang_up = told.append
+        peer.send(said)
+        await scene.turn()
+        assert ([], None) == (told, watch.gone)
+        depart(peer, how)
+        await wait_until_async(lambda: told, PATIENCE_S, "a hang-up")
+        assert (gone, gone) == (told[-1], watch.gone)
+        watch.end()
+        assert None is watch.on_hang_up
+
+    run(story)
+
+
+@pytest.mark.parametrize(("how", "gone"), [("half-close", False), ("reset", True)])
+def test_a_hang_up_before_anybody_asked(run: Run, how: str, *, gone: bool) -> None:
+    """It ends a wait, as any news does, and is not forgotten."""
+
+    async def story(scene: Scene) -> None:
+        peer, ours = scene.tcp()
+        watch = await scene.quiet(ours)
+        waiting = Stepped(once(watch))
+        depart(peer, how)
+        await waiting
+        assert gone is watch.gone
+        watch.end()
+
+    run(story)
+
+
+def test_a_hang_up_may_end_a_wait_for_something_else(run: Run) -> None:
+    """An error that it raises in the steps ends their wait for another socket, or for a future."""
+
+    async def story(scene: Scene) -> None:
+        _, other = scene.pair()
+        watch_of_another = await scene.quiet(other)
+        future = asyncio.get_running_loop().create_future()
+
+        async def for_a_future() -> None:
+            await future
+
+        for waits in (once(watch_of_another), for_a_future()):
+            peer, ours = scene.tcp()
+            steps = Stepped(waits)
+            watch = scene.waits.watch(ours, only_hang_up=True)
+            watch.on_hang_up = partial(hung_up, steps)
+            peer.close()
+            with pytest.raises(ConnectionError):
+                await steps
+            watch.end()
+            steps.throw(ConnectionError("at its end it does nothing"))
+
+    run(story)
+
+
+def hung_up(steps: Stepped[None], _gone: bool) -> None:  # noqa: FBT001 (as a watch tells it)
+    """End these steps: whom they serve has left."""
+    steps.throw(ConnectionError("gone"))
 
 
 # ---- deadlines -------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import selectors
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -16,8 +15,7 @@ from rdpbalancer.errors import ClientError, NoServerError
 from rdpbalancer.model import Endpoint, Health, ServerId
 from rdpbalancer.session.connection import Connection
 from rdpbalancer.session.turn import Turn
-from rdpbalancer.tasks import spawn
-from tests.support.wait import wait_until_async
+from tests.support.steps import Stepped
 from tests.unit.core.farms import SERVICE, real_server, sid
 from tests.unit.dispatch.scene import Scene
 
@@ -57,11 +55,6 @@ class Queue:
         """How many wait."""
         return self.scene.dispatcher.queue_length(SERVICE)
 
-    def watched(self, conn: Connection) -> bool:
-        """Whether the loop still looks at the connection's socket."""
-        selector: selectors.BaseSelector = self.loop._selector  # type: ignore[attr-defined]
-        return conn.client.fileno() in selector.get_map()
-
 
 @pytest.fixture
 async def queue() -> AsyncIterator[Queue]:
@@ -72,24 +65,24 @@ async def queue() -> AsyncIterator[Queue]:
         end.close()
 
 
-async def begun(queue: Queue, turn: Turn, server: ServerId | None = None) -> asyncio.Task[Lease | None]:
-    """Let a turn begin; return when it stands in the line."""
+def begun(queue: Queue, turn: Turn, server: ServerId | None = None) -> Stepped[Lease | None]:
+    """Let a turn begin; it stands in the line."""
     before = queue.length
-    task = spawn(turn.come(server), name="turn", on_error=lambda _: None)
-    await wait_until_async(lambda: queue.length == before + 1, PATIENCE_S, "a place in the line")
-    return task
+    steps = Stepped(turn.come(server))
+    assert before + 1 == queue.length
+    return steps
 
 
 async def test_a_place_comes_free(queue: Queue) -> None:
-    """The connection gets it; nothing looks at its socket any more, and its time in the queue is known."""
+    """The connection gets it, and its time in the queue is known."""
     conn, _ = queue.connection()
-    task = await begun(queue, queue.turn(conn))
+    steps = begun(queue, queue.turn(conn))
     queue.free_the_place()
     async with asyncio.timeout(PATIENCE_S):
-        lease = await task
+        lease = await steps
     assert lease is not None
     assert (sid("ts1"), True, 1) == (lease.server, lease.held, queue.scene.load("ts1"))
-    assert (0, False) == (queue.length, queue.watched(conn))
+    assert 0 == queue.length
     assert conn.queued_s > 0
 
 
@@ -100,11 +93,11 @@ async def test_a_turn_for_one_server(queue: Queue) -> None:
     )
     other = queue.scene.login()
     conn, _ = queue.connection()
-    task = await begun(queue, queue.turn(conn), sid("ts1"))
+    steps = begun(queue, queue.turn(conn), sid("ts1"))
     queue.scene.close(other)
     queue.free_the_place()
     async with asyncio.timeout(PATIENCE_S):
-        lease = await task
+        lease = await steps
     assert lease is not None
     assert sid("ts1") == lease.server
 
@@ -112,20 +105,20 @@ async def test_a_turn_for_one_server(queue: Queue) -> None:
 async def test_looking_again_keeps_the_ticket_and_the_deadline(queue: Queue) -> None:
     """Whoever has waited longest stays first, and nobody waits longer in all than `timeouts.queue`."""
     conn, _ = queue.connection()
-    task = await begun(queue, queue.turn(conn))
+    steps = begun(queue, queue.turn(conn))
     ticket, until_at = conn.ticket, conn.queue_until_at
     later = queue.scene.come()
     queue.scene.status("ts1", health=Health.DOWN)
     async with asyncio.timeout(PATIENCE_S):
-        assert None is await task
+        assert None is await steps
     waited_s = conn.queued_s
     queue.scene.status("ts1")
     queue.scene.join(later, Wait(None))
-    task = await begun(queue, queue.turn(conn))
+    steps = begun(queue, queue.turn(conn))
     assert (ticket, until_at) == (conn.ticket, conn.queue_until_at)
     queue.free_the_place()
     async with asyncio.timeout(PATIENCE_S):
-        assert None is not await task
+        assert None is not await steps
     assert conn.queued_s > waited_s
     assert [None] == later.granted
 
@@ -137,7 +130,6 @@ async def test_the_wait_runs_out() -> None:
     with pytest.raises(NoServerError, match="no place came free") as caught:
         await queue.turn(conn).come(None)
     assert ("queue-timeout", 0) == (caught.value.code, queue.length)
-    assert not queue.watched(conn)
     with pytest.raises(NoServerError):  # the time is that of all turns together
         await queue.turn(conn).come(None)
     assert 0 == queue.length
@@ -145,67 +137,41 @@ async def test_the_wait_runs_out() -> None:
         end.close()
 
 
-@pytest.mark.parametrize("how", ["close", "shutdown", "reset"])
-async def test_a_client_that_leaves_gives_up_its_turn(queue: Queue, how: str) -> None:
-    """At once, however it leaves: the next one is served."""
-    conn, client = queue.connection()
-    if how == "reset":
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            client = socket.create_connection(listener.getsockname(), timeout=PATIENCE_S)
-            conn.client, _ = listener.accept()
-        conn.client.setblocking(False)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        queue.ends += [client, conn.client]
-    task = await begun(queue, queue.turn(conn))
-    if how == "shutdown":
-        client.shutdown(socket.SHUT_WR)
-    else:
-        client.close()
-    with pytest.raises(ClientError, match="left the queue") as caught:
-        async with asyncio.timeout(PATIENCE_S):
-            await task
-    assert ("gave-up", 0) == (caught.value.code, queue.length)
+async def test_a_client_that_leaves_gives_up_its_turn(queue: Queue) -> None:
+    """Whoever watches it says so: its place in the line is free at once."""
+    conn, _ = queue.connection()
+    steps = begun(queue, queue.turn(conn))
+    steps.throw(ClientError("gave-up", "the client left the queue"))
+    assert 0 == queue.length
+    with pytest.raises(ClientError, match="left the queue"):
+        await steps
 
 
-async def test_a_client_that_talks_meanwhile_waits_on(queue: Queue) -> None:
-    """What it says is its server's; it stays unread, and does not keep the loop busy."""
-    conn, client = queue.connection()
-    task = await begun(queue, queue.turn(conn))
-    client.sendall(b"more")
-    await wait_until_async(lambda: not queue.watched(conn), PATIENCE_S, "the loop to look away")
-    assert (1, False) == (queue.length, task.done())
-    queue.free_the_place()
-    async with asyncio.timeout(PATIENCE_S):
-        assert None is not await task
-    assert b"more" == conn.client.recv(100)
+Step = Callable[[Queue, Turn, Stepped[Lease | None], socket.socket], None]
 
 
-Step = Callable[[Queue, Turn, "asyncio.Task[Lease | None]", socket.socket], None]
-
-
-def grant(queue: Queue, _turn: Turn, _task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
+def grant(queue: Queue, _turn: Turn, _steps: Stepped[Lease | None], _client: socket.socket) -> None:
     """The place comes free."""
     queue.free_the_place()
 
 
-def look(queue: Queue, _turn: Turn, _task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
+def look(queue: Queue, _turn: Turn, _steps: Stepped[Lease | None], _client: socket.socket) -> None:
     """The farm changes and is as before: whoever waited was told to look again."""
     queue.scene.status("ts1", health=Health.DOWN)
     queue.scene.status("ts1")
 
 
-def cancel(_queue: Queue, _turn: Turn, task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
-    """The connection's task is cancelled."""
-    task.cancel()
+def cancel(_queue: Queue, _turn: Turn, steps: Stepped[Lease | None], _client: socket.socket) -> None:
+    """The connection is cancelled."""
+    steps.cancel()
 
 
-def depart(_queue: Queue, turn: Turn, _task: "asyncio.Task[Lease | None]", client: socket.socket) -> None:
-    """The client leaves, and the loop notices."""
-    client.close()
-    turn._client_moved()
+def depart(_queue: Queue, _turn: Turn, steps: Stepped[Lease | None], _client: socket.socket) -> None:
+    """The client leaves, and is seen to."""
+    steps.throw(ClientError("gave-up", "the client left the queue"))
 
 
-def run_out(_queue: Queue, turn: Turn, _task: "asyncio.Task[Lease | None]", _client: socket.socket) -> None:
+def run_out(_queue: Queue, turn: Turn, _steps: Stepped[Lease | None], _client: socket.socket) -> None:
     """The time is over."""
     turn._fail(NoServerError("queue-timeout", "no place came free"))
 
@@ -216,16 +182,15 @@ ORDERS = [order for count in (1, 2, 3) for order in itertools.permutations(STEPS
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: "-".join(step.__name__ for step in order))
 async def test_what_happens_in_one_moment(queue: Queue, order: Sequence[Step]) -> None:
-    """In every order, before the connection's task has run: the place is its own, or the next one's."""
+    """In every order, before the connection goes on: the place is its own, or the next one's."""
     conn, client = queue.connection()
     turn = queue.turn(conn)
-    task = await begun(queue, turn)
+    steps = begun(queue, turn)
     behind = queue.scene.come()
     for step in order:
-        step(queue, turn, task, client)
+        step(queue, turn, steps, client)
     async with asyncio.timeout(PATIENCE_S):
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    assert not queue.watched(conn)
+        (outcome,) = await asyncio.gather(steps, return_exceptions=True)
     held = [lease for lease in (outcome, *behind.granted) if isinstance(lease, Lease)]
     expected = 1 if grant in order else 0
     told_to_look = None in behind.granted
