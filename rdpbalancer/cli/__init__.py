@@ -32,9 +32,9 @@ def root(context: click.Context, socket_path: Path, *, quiet: bool) -> None:
 
 
 def _add_commands() -> None:
-    from rdpbalancer.cli import lab, operate, service, show, status
+    from rdpbalancer.cli import kick, lab, operate, service, show, state, status
 
-    for module in (service, status, show, operate, lab):
+    for module in (service, status, show, state, kick, operate, lab):
         for command in module.COMMANDS:
             root.add_command(command)
 

@@ -122,16 +122,24 @@ def command(*args: str, service: FakeService | Path | None = None, **environ: st
     return Done(status, said, complained)
 
 
+def run(tmp_path: Path, *args: str, **answers: list[Any]) -> tuple[Done, FakeService]:
+    """Run a command against a service that answers so (`set_state` stands for `set-state`)."""
+    scripted = {verb.replace("_", "-"): given for verb, given in answers.items()}
+    with FakeService(tmp_path / "s", scripted) as service:
+        return command(*args, service=service), service
+
+
 def on_a_terminal(
     *args: str,
     service: FakeService | Path,
     columns: int = 200,
     typed: str | None = None,
+    errors: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Done:
     """Run the command line as a process whose output is a terminal of 24 lines.
 
-    `typed`: standard input is that terminal too, and this is typed into it.
+    `typed`: standard input is that terminal too, and this is typed into it. `errors`: so is standard error.
     """
     where = service.path if isinstance(service, FakeService) else service
     ours, theirs = pty.openpty()
@@ -141,7 +149,7 @@ def on_a_terminal(
         [sys.executable, "-m", "rdpbalancer", "--socket", str(where), *args],
         stdin=subprocess.DEVNULL if typed is None else theirs,
         stdout=theirs,
-        stderr=subprocess.PIPE,
+        stderr=theirs if errors else subprocess.PIPE,
         env={**kept, "TERM": "xterm-256color", **(environ or {})},
     )
     if typed is not None:
@@ -152,7 +160,8 @@ def on_a_terminal(
         out.write(chunk)
     os.close(ours)
     _, err = process.communicate(timeout=PATIENCE_S)
-    return Done(process.returncode, out.getvalue().decode().replace("\r\n", "\n"), err.decode())
+    said = out.getvalue().decode().replace("\r\n", "\n")
+    return Done(process.returncode, said, (err or b"").decode())
 
 
 def _read(terminal: int) -> bytes:

@@ -130,7 +130,7 @@ def loaded_by(code: str) -> list[str]:
         "import rdpbalancer.cli",
         "import rdpbalancer.cli as c; c._add_commands()",
         "import rdpbalancer.control.client",
-        "from rdpbalancer.cli.operate import Duration; Duration().convert('30s', None, None)",
+        "from rdpbalancer.cli.state import Duration; Duration().convert('30s', None, None)",
     ],
     ids=["import", "every-command", "asking-the-service", "a-duration"],
 )
