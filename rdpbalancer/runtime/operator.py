@@ -199,15 +199,22 @@ class Operator:
         server: str | None = None,
         service: str | None = None,
         *,
+        percent: int | None = None,
         reason: str = "",
     ) -> dict[str, Any]:
-        """Set the runtime weight of servers; None: as configured."""
+        """Set the runtime weight of servers; None: as configured. `percent`: of each one's own."""
         if weight is not None and not 0 <= weight <= MAX_WEIGHT:
             raise ConfigurationError("bad-weight", f"a weight is 0 to {MAX_WEIGHT}, not {weight}")
+        if percent is not None and (weight is not None or not 0 <= percent <= 100):
+            raise ConfigurationError(
+                "bad-weight", f"a percentage is 0 to 100 in place of a weight, not {percent}"
+            )
         found = select.servers(self._dispatcher, _named(servers, server), service)
+        configured = self._dispatcher.farm.servers()
         for server_id in found:
-            override = replace(self._override(server_id), weight=weight)
-            said = "as configured" if weight is None else str(weight)
+            wanted = weight if percent is None else _share(configured[server_id].weight, percent)
+            override = replace(self._override(server_id), weight=wanted)
+            said = "as configured" if wanted is None else str(wanted)
             self._remember(server_id, override, f"operator: weight {said}", reason)
         await self._written()
         return {"servers": [str(server_id) for server_id in found], "weight": weight}
@@ -339,6 +346,11 @@ class Operator:
         if made is None:
             raise ConfigurationError("bad-address", f"{key} is neither an IP address nor a network")
         return made
+
+
+def _share(weight: int, percent: int) -> int:
+    """Return so much of a weight; a small share of a small weight is no drain."""
+    return max(1, round(weight * percent / 100)) if weight and percent else 0
 
 
 def _given(**fields: str) -> dict[str, str]:

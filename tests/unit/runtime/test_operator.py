@@ -115,6 +115,23 @@ async def test_a_weight_has_bounds(house: Farmhouse, weight: int) -> None:
         await house.verb("set-weight", server="ts2", weight=weight)
 
 
+@pytest.mark.parametrize(("percent", "expected"), [(50, 50), (100, 100), (1, 1), (0, 0)])
+async def test_a_weight_may_be_a_share_of_the_configured_one(
+    house: Farmhouse, percent: int, expected: int
+) -> None:
+    """As HAProxy takes it: of what is configured, not of what an operator said before."""
+    await house.verb("set-weight", server="ts2", weight=7)
+    await house.verb("set-weight", server="ts2", percent=percent)
+    assert expected == house.dispatcher.statuses[sid("ts2")].runtime_weight
+
+
+@pytest.mark.parametrize("params", [{"percent": 101}, {"percent": -1}, {"percent": 50, "weight": 50}])
+async def test_a_share_is_a_percentage(house: Farmhouse, params: dict[str, int]) -> None:
+    """And it stands in place of a weight."""
+    with pytest.raises(ConfigurationError, match="percentage"):
+        await house.verb("set-weight", server="ts2", **params)
+
+
 async def test_a_state_is_one_of_three(house: Farmhouse) -> None:
     """Whatever another client of the socket makes up."""
     with pytest.raises(ConfigurationError, match="online, drain or halt, not maint") as caught:
