@@ -1,87 +1,352 @@
-"""The router's end of the control socket."""
+"""The router's end of the control socket.
+
+Everything that a client can make it hold or do has a bound: how many clients there are, how long a command
+and the taking of its answer may last, how many bytes wait, and how much of the event loop's time is used. The
+socket is an operator's, but operators have stuck monitors and scripts that loop, and users log in on the same
+event loop.
+"""
 
 import asyncio
 import contextlib
-import inspect
+import errno
 import socket
-import sys
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, get_type_hints
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
+from rdpbalancer.control.pacing import Pacer
+from rdpbalancer.control.paging import Listing, Pager
+from rdpbalancer.control.parameters import ACTOR, ParametersError, Signature, Verb
+from rdpbalancer.control.peer import Peer, UserNames, peer_of
 from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, VERSION, Answer, Failure, Request, encode
 from rdpbalancer.errors import RdpBalancerError
+from rdpbalancer.net.descriptors import CONTROL_CLIENTS
 from rdpbalancer.tasks import spawn
 
-Verb = Callable[..., Awaitable[Any]]
+# What one process may have open, so that a monitor that leaks connections locks out itself and not its
+# operator.
+MAX_OF_A_PROCESS: Final = CONTROL_CLIENTS // 2
+# From the first byte of a command (or from the connection, before the first command) to its end.
+COMMAND_S: Final = 10.0
+# Between two commands.
+IDLE_S: Final = 60.0
+# For the whole answer to be taken. `| less` reads it at once; what reads nothing is stuck.
+ANSWER_S: Final = 30.0
+# An answer that has waited this long makes room for somebody else's if there is none.
+STUCK_S: Final = 1.0
+# Answers that wait to be taken, of all clients together.
+MAX_UNTAKEN_BYTES: Final = 8 * 1024 * 1024
+# After a last answer: for what the client still sends, so that the close does not reset the connection.
+_LINGER_S: Final = 1.0
+_READ_BYTES: Final = 16 * 1024
+# Connections taken in one turn of the loop; the rest wait in the kernel for the next one.
+_ACCEPTED_AT_ONCE: Final = 16
+_SWEEP_S: Final = 0.5
+_PAUSE_S: Final = 0.25
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-# From Python 3.13 on both event loops remove a Unix server's file when it is closed. This one is the
-# supervisor's, for the next router: without it the command line would find no service after a restart of it.
-_KEEP_SOCKET_FILE: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    """One connection. `since`: when it began to be as it is now (monotonic)."""
+
+    sock: socket.socket
+    peer: Peer
+    since: float
+    received: bytearray = field(default_factory=bytearray)
+    unsent: memoryview | None = None
+    working: bool = False
+    asked: bool = False
+    ended: bool = False  # it says no more
+    last: bool = False  # it gets no more than the answer that is under way
+    closing: bool = False
+    gone: bool = False
+
+    def deadline_s(self) -> float | None:
+        """How long it may stay as it is; None: until its command is carried out."""
+        if self.working:
+            return None
+        if self.closing:
+            return _LINGER_S
+        if self.unsent is not None:
+            return ANSWER_S
+        return COMMAND_S if self.received or not self.asked else IDLE_S
 
 
 class ControlServer:
-    """Answers requests by calling the verb of that name with the request's parameters."""
+    """Answers requests by calling the verb of that name with the request's parameters.
 
-    def __init__(self, verbs: Mapping[str, Verb], *, on_error: Callable[[str, Exception], None]) -> None:
-        self._verbs = verbs
+    `prefix` says what kind of listener this is; who asks is known to the verbs as ``prefix:USER``: a verb
+    with a parameter `actor` is told. `on_error` hears of errors that nobody foresaw.
+    """
+
+    def __init__(
+        self,
+        verbs: Mapping[str, Verb],
+        *,
+        on_error: Callable[[str, Exception], None],
+        pacer: Pacer | None = None,
+        prefix: str = "cli",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._verbs = {name: (verb, Signature(verb)) for name, verb in verbs.items()}
         self._on_error = on_error
-        self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._prefix = prefix
+        self._clock = clock
+        self._pacer = pacer or Pacer()
+        self._pager = Pager(self._pacer)
+        self._names = UserNames()
+        self._listener: socket.socket | None = None
+        self._clients: set[_Client] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a listening Unix socket."""
-        self._server = await asyncio.start_unix_server(
-            self._connected, sock=listener, limit=MAX_REQUEST_BYTES, **_KEEP_SOCKET_FILE
-        )
+        listener.setblocking(False)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
 
     async def stop(self) -> None:
         """Stop serving; the socket file stays, it belongs to the supervisor."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for writer in list(self._clients):
-            writer.close()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for client in list(self._clients):
+            self._drop(client)
+        self._pager.forget()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Not left to asyncio, which reports a verb that the end of the service interrupts as an error.
-        spawn(self._serve(reader, writer), name="control connection")
+    # ---- connections -------------------------------------------------------------------------------
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
-        try:
-            while line := await reader.readline():
-                writer.write(encode(await self._answer(line)))
-                await writer.drain()
-        except ValueError:  # from readline: where such a line ends, and the next begins, is not known
-            failure = _failure("bad-request", f"a request has at most {MAX_REQUEST_BYTES} bytes")
-            writer.write(encode(failure))
-        except OSError:
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            if self._listener is None:
+                return
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_DESCRIPTORS or not self._make_room(self._clients):
+                    self._pause()
+                    return
+                continue
+            self._admit(sock)
+
+    def _pause(self) -> None:
+        """Leave the listener alone for a moment: what it wants cannot be had now, and it would spin."""
+        loop, listener = asyncio.get_running_loop(), self._listener
+        if listener is None:
             return
-        finally:
-            self._clients.discard(writer)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        loop.remove_reader(listener)
 
-    async def _answer(self, line: bytes) -> Answer:
+        def again() -> None:
+            if self._listener is listener:
+                loop.add_reader(listener, self._accept)
+
+        loop.call_later(_PAUSE_S, again)
+
+    def _admit(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        peer = peer_of(sock)
+        own = [client for client in self._clients if client.peer.pid == peer.pid]
+        if len(own) >= MAX_OF_A_PROCESS:
+            room = self._make_room(own)
+        else:
+            room = len(self._clients) < CONTROL_CLIENTS or self._make_room(self._clients)
+        if not room:
+            whose = f"process {peer.pid} has" if len(own) >= MAX_OF_A_PROCESS else "there are"
+            count = MAX_OF_A_PROCESS if len(own) >= MAX_OF_A_PROCESS else CONTROL_CLIENTS
+            _say_and_close(sock, _failure("busy", f"{whose} {count} connections, all in use; try again"))
+            return
+        client = _Client(sock, peer, self._clock())
+        self._clients.add(client)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        asyncio.get_running_loop().add_reader(sock, self._readable, client)
+        self._readable(client)  # the command is here already, as a rule: whoever is quick is served
+
+    def _make_room(self, among: Iterable[_Client]) -> bool:
+        """Part with whoever has done nothing for longest, an unfinished or no command before an answer."""
+        now = self._clock()
+        idle = [client for client in among if not client.working and client.unsent is None]
+        stuck = [client for client in among if client.unsent is not None and now - client.since >= STUCK_S]
+        candidates = idle or stuck
+        if not candidates:
+            return False
+        longest = min(candidates, key=lambda client: client.since)
+        self._part(longest, "busy", "somebody else needs the connection")
+        return True
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = self._clock()
+        for client in list(self._clients):
+            allowed_s = client.deadline_s()
+            if allowed_s is not None and now - client.since >= allowed_s:
+                self._part(client, "timeout", f"no whole command has come in {allowed_s:g} s")
+        if self._clients:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+    def _part(self, client: _Client, code: str, why: str) -> None:
+        if client.unsent is None and not client.closing:
+            with contextlib.suppress(OSError):
+                client.sock.send(encode(_failure(code, f"the connection is closed: {why}")))
+        self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        if client.gone:
+            return
+        loop = asyncio.get_running_loop()
+        client.gone = True
+        client.unsent = None
+        self._clients.discard(client)
+        loop.remove_reader(client.sock)
+        loop.remove_writer(client.sock)
+        client.sock.close()
+
+    # ---- commands in -------------------------------------------------------------------------------
+
+    def _readable(self, client: _Client) -> None:
+        if client.gone:
+            return
+        try:
+            data = client.sock.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._drop(client)
+            return
+        if client.closing:
+            if not data:
+                self._drop(client)
+            return
+        if not client.received and data:
+            client.since = self._clock()
+        client.received += data
+        if not data:
+            client.ended = True
+            asyncio.get_running_loop().remove_reader(client.sock)
+        self._next(client)
+
+    def _next(self, client: _Client) -> None:
+        """Begin with the next command if it is there and the last one has been answered."""
+        end = client.received.find(b"\n")
+        if end >= 0:
+            line = bytes(client.received[:end])
+            del client.received[: end + 1]
+            client.working = client.asked = True
+            # What comes meanwhile waits in the kernel.
+            asyncio.get_running_loop().remove_reader(client.sock)
+            spawn(self._serve(client, line), name="control command")
+        elif len(client.received) > MAX_REQUEST_BYTES:
+            # Where such a line ends, and the next begins, is not known.
+            client.last = True
+            self._send(client, _failure("bad-request", f"a request has at most {MAX_REQUEST_BYTES} bytes"))
+        elif client.ended:
+            self._drop(client)
+
+    async def _serve(self, client: _Client, line: bytes) -> None:
+        try:
+            answer = await self._pacer.run(self._answer(client.peer, line))
+        finally:
+            client.working = False
+        self._send(client, answer)
+
+    # ---- answers out -------------------------------------------------------------------------------
+
+    def _send(self, client: _Client, answer: Answer) -> None:
+        if client.gone:
+            return
+        data = memoryview(encode(answer))
+        client.since = self._clock()
+        try:
+            sent = client.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._drop(client)
+            return
+        if sent == len(data):
+            self._sent(client)
+            return
+        # A copy of what is left: the view would keep the whole.
+        client.unsent = memoryview(bytes(data[sent:]))
+        asyncio.get_running_loop().add_writer(client.sock, self._writable, client)
+        self._bound_untaken(client)
+
+    def _bound_untaken(self, newest: _Client) -> None:
+        waiting = [client for client in self._clients if client.unsent is not None and client is not newest]
+        total = len(newest.unsent or b"") + sum(len(client.unsent or b"") for client in waiting)
+        for client in sorted(waiting, key=lambda client: client.since):
+            if total <= MAX_UNTAKEN_BYTES:
+                return
+            total -= len(client.unsent or b"")
+            self._drop(client)
+
+    def _writable(self, client: _Client) -> None:
+        if client.gone or client.unsent is None:
+            return
+        try:
+            sent = client.sock.send(client.unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._drop(client)
+            return
+        client.unsent = client.unsent[sent:]
+        if not client.unsent:
+            client.unsent = None
+            asyncio.get_running_loop().remove_writer(client.sock)
+            self._sent(client)
+
+    def _sent(self, client: _Client) -> None:
+        loop = asyncio.get_running_loop()
+        client.since = self._clock()
+        if client.last:
+            client.closing = True
+            client.received.clear()
+            with contextlib.suppress(OSError):
+                client.sock.shutdown(socket.SHUT_WR)
+        if not client.ended:
+            loop.add_reader(client.sock, self._readable, client)
+        elif client.closing:
+            self._drop(client)
+            return
+        if not client.closing:
+            self._next(client)
+
+    # ---- verbs -------------------------------------------------------------------------------------
+
+    async def _answer(self, peer: Peer, line: bytes) -> Answer:
+        await self._pacer.turn()
         try:
             request = msgspec.json.decode(line, type=Request)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _failure("bad-request", f"not a request: {error}")
         if request.v != VERSION:
             return _failure("version", f"this service speaks version {VERSION}, not {request.v}")
-        verb = self._verbs.get(request.verb)
-        if verb is None:
+        if request.verb not in self._verbs:
             return _failure("unknown-verb", f"there is no verb {request.verb!r}")
+        verb, signature = self._verbs[request.verb]
         try:
-            params = _checked(verb, request.params)
-        except (TypeError, msgspec.ValidationError) as error:
+            params = signature.checked(request.params)
+        except ParametersError as error:
             return _failure("bad-parameters", f"{request.verb}: {error}")
         try:
+            if signature.wants_actor:
+                params[ACTOR] = f"{self._prefix}:{await self._names.name(peer.uid)}"
+            result = await verb(**params)
+            if isinstance(result, Listing):
+                result = await self._pager.page(result)
             # Encoded here, so that a result that cannot be is answered and logged like any other failure.
-            return Answer(ok=True, result=msgspec.Raw(msgspec.json.encode(await verb(**params))))
+            return Answer(ok=True, result=msgspec.Raw(msgspec.json.encode(result)))
         except RdpBalancerError as error:
             return _failure(error.code, str(error))
         except Exception as error:  # noqa: BLE001 (the operator gets an answer, and the log the traceback)
@@ -89,21 +354,12 @@ class ControlServer:
             return _failure("internal", f"{request.verb} failed: {error!r}; the log says more")
 
 
-def _checked(verb: Verb, params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters if they are those of the verb, by name and by type.
-
-    Raises TypeError, msgspec.ValidationError: they are not.
-    """
-    inspect.signature(verb).bind(**params)
-    types = get_type_hints(verb)
-    checked = {}
-    for name, value in params.items():
-        try:
-            checked[name] = msgspec.convert(value, types.get(name, Any))
-        except msgspec.ValidationError as error:
-            message = f"{name}: {error}"
-            raise msgspec.ValidationError(message) from error
-    return checked
+def _say_and_close(sock: socket.socket, answer: Answer) -> None:
+    """Answer what has not been read: its command is thrown away, else the close would be a reset."""
+    with contextlib.suppress(OSError):
+        sock.send(encode(answer))
+        sock.recv(_READ_BYTES)
+    sock.close()
 
 
 def _failure(code: str, message: str) -> Answer:

@@ -4,25 +4,14 @@ An operator knows `alexandra`; the client's cookie says ``corp\alex``, because m
 after nine characters. Whoever is told so saves a call.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from rdpbalancer.model import Key, Method
 
+# So many are worth showing.
 MOST: Final = 10
 # Shorter than this, everything begins like something.
 _MIN_CHARS: Final = 3
-
-
-def near_keys(wanted: str, keys: Iterable[Key]) -> list[str]:
-    """Return the values of the cookie keys that are near `wanted`, at most `MOST`, sorted."""
-    found: set[str] = set()
-    for key in keys:
-        if is_near(wanted, key):
-            found.add(key.value)
-            if len(found) >= MOST:
-                break
-    return sorted(found)
 
 
 def is_near(wanted: str, key: Key) -> bool:

@@ -89,6 +89,10 @@ class Store(Protocol):
         """Yield every living binding, in no particular order."""
         ...
 
+    def keys(self) -> list[Key]:
+        """Return every key that may have a binding, quickly: in no order, some twice, some that expired."""
+        ...
+
     def counts(self) -> dict[Method, int]:
         """Return the number of confirmed bindings by method."""
         ...

@@ -39,11 +39,17 @@ class ServerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What the operator has said of a server at run time. It outlives restarts. None: as configured."""
+    """What the operator has said of a server at run time. It outlives restarts. None: as configured.
+
+    `reason` is the operator's own, `actor` who it was, `since` when (Unix time).
+    """
 
     intent: Intent = Intent.ONLINE
     strict: bool = False
     weight: int | None = None
+    reason: str = ""
+    actor: str = ""
+    since: float = 0.0
 
 
 def is_up(status: ServerStatus) -> bool:

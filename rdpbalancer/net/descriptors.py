@@ -7,9 +7,12 @@ let in, a health check (whose server would be taken for down), the operator's `s
 import resource
 from typing import Final
 
-# What a process needs beside its connections: the loop, listeners, lines, state and log, and some for the
-# operator, a scrape and a reload at the same time.
+# What a process needs beside its connections: the loop, listeners, lines, state and log, and some for a
+# scrape and a reload at the same time.
 RESERVED: Final = 32
+# Connections to the control socket at once: enough for a console, monitors and a few operators. They have
+# descriptors of their own in the router, so that neither they nor the users can use up the others'.
+CONTROL_CLIENTS: Final = 32
 # A check and a feedback agent, both at once.
 PER_SERVER: Final = 2
 # A limit of "unlimited" is one all the same.
@@ -28,9 +31,9 @@ def sessions_of_a_relay(limit: int) -> int:
 
 
 def short(newest: int, *, limit: int, half_open: int, servers: int) -> bool:
-    """Whether to let nobody else in, for now.
+    """Whether the router lets nobody else in, for now.
 
     `newest`: the number of the latest descriptor. The kernel gives the lowest free one, so at least that many
     are open. Each half-open connection is owed one more, for its dial.
     """
-    return newest + half_open + RESERVED + PER_SERVER * servers >= limit
+    return newest + half_open + RESERVED + CONTROL_CLIENTS + PER_SERVER * servers >= limit

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from rdpbalancer import __version__
+from rdpbalancer.control.pacing import Pacer
 from rdpbalancer.control.server import ControlServer
 from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
@@ -118,7 +119,10 @@ class Router:
             clock=self._clock,
             checks_failed=self.watch.checks_failed,
             bound_names=self.doors.bound_names,
+            last_checks=self.watch.last_checks,
+            totals=self.account.totals,
         )
+        self._pacer = Pacer(busy=lambda: self.admission.half_open > 0)
         self.operator = Operator(
             dispatcher=self.dispatcher,
             watch=self.watch,
@@ -128,6 +132,8 @@ class Router:
             written=self.durable.written,
             kick=self.relays.kick,
             clock=self._clock,
+            breathe=self._pacer.breathe,
+            user_in_log=self._user_in_log,
         )
         self.reloader = Reloader(self, active)
         self._control: ControlServer | None = None
@@ -337,20 +343,27 @@ class Router:
         verbs = {
             **self.operator.verbs(),
             "status": self._status,
-            "reload": self.reloader.reload,
+            "reload": self._reload,
             "upgrade": self._upgrade,
             "ping": self._ping,
         }
-        self._control = ControlServer(verbs, on_error=self._control_failed)
+        self._control = ControlServer(verbs, on_error=self._control_failed, pacer=self._pacer)
         await self._control.start(self.doors.control())
 
     def _control_failed(self, verb: str, error: Exception) -> None:
         logs.get().error("internal_error", verb=verb, exc_info=error)
 
+    def _user_in_log(self, user: str | None) -> str | None:
+        return self.account.users(user)  # which a reload replaces
+
     async def _ping(self) -> str:
         return "pong"
 
-    async def _upgrade(self) -> dict[str, Any]:
+    async def _reload(self, *, reason: str = "", actor: str = "") -> dict[str, Any]:
+        self.operator.tell("reload", reason=reason, actor=actor)
+        return await self.reloader.reload()
+
+    async def _upgrade(self, *, reason: str = "", actor: str = "") -> dict[str, Any]:
         """Have the supervisor become the newly installed code; answered once it is known whether it will."""
         if isinstance(self.relays, InlineRelay):
             message = "with relays: 0 an upgrade would end every session; restart the service instead"
@@ -359,6 +372,7 @@ class Router:
             raise ConfigurationError("upgrade-refused", "an upgrade is under way already; wait for its end")
         if self._upgrade_answer is None or self._upgrade_answer.done():
             self._upgrade_answer = self._loop.create_future()
+            self.operator.tell("upgrade", reason=reason, actor=actor)
             self.supervisor.send(messages.Upgrade())
         problem = await self._upgrade_answer
         if problem:
@@ -366,7 +380,7 @@ class Router:
         return {"generation": self._generation, "version": __version__}
 
     async def _status(self) -> dict[str, Any]:
-        servers = self.views.servers()
+        servers = await self.operator.questions.servers()
         return {
             "status": "stopping" if self._stopping.is_set() else "running" if self.doors.open else "starting",
             "pid": os.getppid(),
@@ -396,8 +410,8 @@ class Router:
     def status_line(self) -> str:
         """Return the one line that the service manager shows."""
         services = self.views.services()
-        usable = sum(service["servers_usable"] for service in services)
-        total = sum(service["servers_total"] for service in services)
+        usable = sum(service.servers_usable for service in services)
+        total = sum(service.servers_total for service in services)
         return f"{len(self.dispatcher.ledger)} sessions, {usable} of {total} real servers usable"
 
     # ---- background --------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class Watch:
         self._all_checked = asyncio.Event()
         self._observed_at: dict[ServerId, float] = {}
         self.checks_failed: dict[ServerId, int] = {}
+        # Each server's last check, and when it ended (monotonic).
+        self.last_checks: dict[ServerId, tuple[CheckResult, float]] = {}
         self.agent_failing: set[ServerId] = set()
 
     # ---- life --------------------------------------------------------------------------------------
@@ -125,6 +127,7 @@ class Watch:
 
     def checked(self, server: ServerId, result: CheckResult) -> None:
         """A health check has ended."""
+        self.last_checks[server] = (result, self._clock())
         self._metrics.health_checks.labels(*server, "ok" if result.ok else "failed").inc()
         self._observe(server, ok=result.ok, detail=result.detail)
 

@@ -137,6 +137,10 @@ class MemoryStore:
             if binding is not None:
                 yield binding
 
+    def keys(self) -> list[Key]:
+        """Return every key that may have a binding: at once, in no order, some twice, some that expired."""
+        return [*self._pinned, *self._idle.keys(), *self._claims]
+
     def counts(self) -> dict[Method, int]:
         """Return the number of confirmed bindings of every method, 0 included."""
         return dict(self._counts)

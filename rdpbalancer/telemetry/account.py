@@ -1,5 +1,7 @@
 """Accounting: what is written down of every connection, once, at its end."""
 
+from dataclasses import dataclass
+
 from prometheus_client import Counter
 
 from rdpbalancer.errors import RdpBalancerError
@@ -38,6 +40,15 @@ class SessionClosed(logs.Line, kw_only=True):
     relay: int
 
 
+@dataclass(slots=True)
+class Totals:
+    """What a server has had since this process began."""
+
+    sessions: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
 class _ServerMetrics:
     """One server's own children of the metrics that every session touches.
 
@@ -48,6 +59,7 @@ class _ServerMetrics:
     def __init__(self, metrics: Metrics, server: ServerId) -> None:
         self._metrics = metrics
         self._server = server
+        self.totals = Totals()
         self.opened = metrics.sessions.labels(*server)
         self.connect_duration = metrics.connect_duration.labels(*server)
         self.duration = metrics.session_duration.labels(*server)
@@ -99,6 +111,7 @@ class Account:
         server = self._of(facts)
         server.handshake_ok.inc()
         server.opened.inc()
+        server.totals.sessions += 1
         server.decided(facts.reason).inc()
         server.connect_duration.observe(facts.connect_ms / 1000)
         if facts.queue_ms:
@@ -111,10 +124,18 @@ class Account:
 
     def moved(self, facts: SessionFacts, up: int, down: int) -> None:
         """Bytes have moved since the last report."""
+        server = self._of(facts)
         if up:
-            self._of(facts).bytes_up.inc(up)
+            server.bytes_up.inc(up)
+            server.totals.bytes_up += up
         if down:
-            self._of(facts).bytes_down.inc(down)
+            server.bytes_down.inc(down)
+            server.totals.bytes_down += down
+
+    def totals(self, server: ServerId) -> Totals:
+        """Return what a server has had since this process began."""
+        found = self._servers.get(server)
+        return found.totals if found is not None else Totals()
 
     def closed(self, record: SessionRecord) -> None:
         """A session has ended."""

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from rdpbalancer.control.client import Client, RefusedError, UnreachableError
+from rdpbalancer.control.parameters import Verb
 from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, Request, encode
-from rdpbalancer.control.server import ControlServer, Verb
+from rdpbalancer.control.server import ControlServer
 from rdpbalancer.errors import ConfigurationError, Fault
 from tests.support.wait import wait_until_async
 from tests.unit.control.unprivileged import as_nobody

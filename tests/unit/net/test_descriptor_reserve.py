@@ -21,7 +21,8 @@ def test_a_relays_sessions(limit: int, sessions: int) -> None:
 
 def test_short_before_the_last() -> None:
     """Everybody who is half open is owed a dial, every server its checks, the operator the reserve."""
-    last = 256 - descriptors.RESERVED - 3 * descriptors.PER_SERVER - 50 - 1
+    reserve = descriptors.RESERVED + descriptors.CONTROL_CLIENTS
+    last = 256 - reserve - 3 * descriptors.PER_SERVER - 50 - 1
     assert not descriptors.short(last, limit=256, half_open=50, servers=3)
     assert descriptors.short(last + 1, limit=256, half_open=50, servers=3)
     assert descriptors.short(last, limit=256, half_open=51, servers=3)

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from rdpbalancer.control.pacing import Pacer
+from rdpbalancer.control.paging import Listing, Pager
 from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import Farm, HealthPolicy, RealServer, VirtualService
@@ -25,6 +27,8 @@ from rdpbalancer.telemetry.logs import UserNames
 from rdpbalancer.telemetry.metrics import Metrics
 from tests.unit.core.farms import SERVICE, Dice, facts, real_server, server_status, sid, virtual_service
 
+# When an operator has spoken (Unix time).
+WALL = 1_750_000_000.0
 UNCHECKED = HealthPolicy(type="none")
 
 
@@ -47,10 +51,11 @@ class Farmhouse:
             rng=Dice(0.5),
         )
         self.admission = Admission(max_half_open=100)
+        self.account = Account(self.metrics, UserNames("plain", b""))
         self.keeper = Keeper(
             dispatcher=self.dispatcher,
             admission=self.admission,
-            account=Account(self.metrics, UserNames("plain", b"")),
+            account=self.account,
             events=self.events,
             clock=self.clock,
         )
@@ -62,7 +67,12 @@ class Farmhouse:
             kick=self._kick_server,
         )
         self.views = Views(
-            self.dispatcher, clock=self.clock, checks_failed=self.watch.checks_failed, bound_names={}
+            self.dispatcher,
+            clock=self.clock,
+            checks_failed=self.watch.checks_failed,
+            bound_names={},
+            last_checks=self.watch.last_checks,
+            totals=self.account.totals,
         )
         self.operator = Operator(
             dispatcher=self.dispatcher,
@@ -73,7 +83,9 @@ class Farmhouse:
             kick=lambda relay, ids, reason: self.kicked.append((relay, list(ids), reason)),
             clock=self.clock,
             written=self._write,
+            wall=lambda: WALL,
         )
+        self._pager = Pager(Pacer())
         if services:
             self.apply(*services)
 
@@ -95,8 +107,25 @@ class Farmhouse:
             self.dispatcher.set_status(server, server_status(Health.UP, changed_at=self.now), now=self.now)
 
     async def verb(self, name: str, **params: Any) -> Any:
-        """Carry out a verb of the operator."""
-        return await self.operator.verbs()[name](**params)
+        """Carry out a verb of the operator; return its answer as a client has it."""
+        answer = await self.operator.verbs()[name](**params)
+        if isinstance(answer, Listing):
+            answer = await self._pager.page(answer)
+        return msgspec.json.decode(msgspec.json.encode(answer))
+
+    async def rows(self, name: str, **params: Any) -> list[dict[str, Any]]:
+        """Return the rows of a list verb's first page."""
+        answer = await self.verb(name, **params)
+        rows: list[dict[str, Any]] = answer["rows"]
+        return rows
+
+    def servers(self, service: str | None = None) -> list[dict[str, Any]]:
+        """Return the servers' rows."""
+        return [msgspec.to_builtins(row) for row in self.views.servers(service)]
+
+    def services(self) -> list[dict[str, Any]]:
+        """Return the services' rows."""
+        return [msgspec.to_builtins(row) for row in self.views.services()]
 
     def session(
         self,

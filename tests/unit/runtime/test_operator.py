@@ -9,7 +9,7 @@ from rdpbalancer.core.status import Override
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, Intent, Key, Method, ServerId
 from tests.unit.core.farms import ALICE, SERVICE
-from tests.unit.runtime.farmhouse import Farmhouse, facts, local_server, service_of, sid, state_of
+from tests.unit.runtime.farmhouse import WALL, Farmhouse, facts, local_server, service_of, sid, state_of
 
 OTHER = ServerId("gw", "ts1")
 
@@ -79,7 +79,7 @@ async def test_a_state_is_taken_and_remembered(house: Farmhouse) -> None:
     house.now += 50
     await house.verb("set-state", server="ts2", state="drain", strict=True)
     assert (Intent.DRAIN, True) == intents(house)[f"{SERVICE}/ts2"]
-    assert {sid("ts2"): Override(Intent.DRAIN, strict=True)} == house.state.overrides()
+    assert {sid("ts2"): Override(Intent.DRAIN, strict=True, since=WALL)} == house.state.overrides()
     status = house.dispatcher.statuses[sid("ts2")]
     assert (house.now, "operator: drain --strict") == (status.changed_at, status.reason)
     (event,) = house.events.recent()
@@ -101,10 +101,10 @@ async def test_state_and_weight_do_not_undo_each_other(house: Farmhouse) -> None
     """They are two words about one server."""
     await house.verb("set-weight", server="ts2", weight=30)
     await house.verb("set-state", server="ts2", state="halt")
-    assert {sid("ts2"): Override(Intent.HALT, weight=30)} == house.state.overrides()
+    assert {sid("ts2"): Override(Intent.HALT, weight=30, since=WALL)} == house.state.overrides()
     answer = await house.verb("set-weight", server="ts2", weight=None)
     assert {"servers": [f"{SERVICE}/ts2"], "weight": None} == answer
-    assert {sid("ts2"): Override(Intent.HALT)} == house.state.overrides()
+    assert {sid("ts2"): Override(Intent.HALT, since=WALL)} == house.state.overrides()
     assert None is house.dispatcher.statuses[sid("ts2")].runtime_weight
 
 
@@ -349,8 +349,8 @@ async def test_a_binding_is_deleted(house: Farmhouse) -> None:
 async def test_what_happened_is_shown(house: Farmhouse) -> None:
     """Also who changed what."""
     await house.verb("set-weight", server="ts2", weight=30)
-    (event,) = (await house.verb("events"))["rows"]
-    assert ("operator", 30, "operator: weight 30") == (event["event"], event["weight"], event["detail"])
+    (event,) = await house.rows("events")
+    assert ("operator", 30, "weight 30") == (event["event"], event["weight"], event["detail"])
 
 
 async def test_sessions_are_shown_by_the_same_words(house: Farmhouse) -> None:

@@ -4,9 +4,12 @@ import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from rdpbalancer.core.farm import AgentPolicy
+from rdpbalancer.core.waiting import WaitingClient
+from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import Health, Intent, Key, Method
 from rdpbalancer.runtime.views import Views
 from rdpbalancer.telemetry.metrics import ServerGauges
@@ -53,7 +56,7 @@ async def test_every_key_of_the_contract_is_there(house: Farmhouse, what: str) -
 
 def server(house: Farmhouse, name: str = "ts1") -> dict[str, Any]:
     """Return a server's row."""
-    return next(row for row in house.views.servers() if row["name"] == name)
+    return next(row for row in house.servers() if row["name"] == name)
 
 
 def test_a_server_that_is_well(house: Farmhouse) -> None:
@@ -77,6 +80,18 @@ def test_a_server_that_is_well(house: Farmhouse) -> None:
         "backup": False,
         "agent": None,
         "checks_failed": 3,
+        "operator": {
+            "state": "online",
+            "strict": False,
+            "weight": None,
+            "reason": "",
+            "actor": "",
+            "since": 0.0,
+        },
+        "check": None,
+        "sessions_total": 0,
+        "bytes_up": 0,
+        "bytes_down": 0,
         "reason": "",
     } == row
     assert server(house, "ts2")["backup"]
@@ -146,7 +161,7 @@ def test_who_waits_is_shown(house: Farmhouse) -> None:
     house.dispatcher.wait(SERVICE, sid("ts1"), lambda _: None, ticket=None)
     house.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
     assert (1, 0) == (server(house)["queue"], server(house, "ts2")["queue"])
-    assert [2, 0] == [row["queue"] for row in house.views.services()]
+    assert [2, 0] == [row["queue"] for row in house.services()]
 
 
 def test_services(house: Farmhouse) -> None:
@@ -157,8 +172,10 @@ def test_services(house: Farmhouse) -> None:
         clock=house.clock,
         checks_failed={},
         bound_names={f"{SERVICE} 0.0.0.0:3389": "0.0.0.0:50123"},
+        last_checks={},
+        totals=house.account.totals,
     )
-    first, other = views.services()
+    first, other = map(msgspec.to_builtins, views.services())
     assert {
         "name": SERVICE,
         "listen": ["0.0.0.0:50123"],
@@ -177,7 +194,7 @@ def test_services(house: Farmhouse) -> None:
     )
 
 
-def test_a_session(house: Farmhouse) -> None:
+async def test_a_session(house: Farmhouse) -> None:
     """All that was known of it, and the bytes so far."""
     house.keeper.session_moved("s1", 10, 20)
     assert [
@@ -196,7 +213,7 @@ def test_a_session(house: Farmhouse) -> None:
             "bytes_down": 20,
             "state": "established",
         }
-    ] == house.views.sessions()
+    ] == await house.rows("sessions")
 
 
 @pytest.mark.parametrize(
@@ -209,19 +226,80 @@ def test_a_session(house: Farmhouse) -> None:
         ({"server": f"{SERVICE}/ts2"}, ["s2"]),
         ({"user": "ALICE"}, ["s1"]),
         ({"user": "alice", "server": "ts2"}, []),
-        ({"service": "nothing"}, []),
+        ({"user": "nobody"}, []),
+        ({"source": "198.51.100.7"}, ["s2"]),
+        ({"source": "198.51.100.0/24"}, ["s2"]),
+        ({"source": "192.0.2.0/24", "service": "gw"}, ["s3"]),
+        ({"source": "2001:db8::/32"}, []),
     ],
 )
-def test_sessions_are_found_by_what_they_are(
+async def test_sessions_are_found_by_what_they_are(
     house: Farmhouse, which: dict[str, str], expected: list[str]
 ) -> None:
-    """By service, server (with its service or without) and user, in any case; the oldest first."""
-    house.session("s2", "ts2")
+    """By service, server (with its service or without), user, in any case, and source; the oldest first."""
+    house.session("s2", "ts2", source="198.51.100.7")
     house.session("s3", "gw1", service="gw")
-    assert expected == [row["id"] for row in house.views.sessions(**which)]
+    assert expected == [row["id"] for row in await house.rows("sessions", **which)]
 
 
-def test_bindings(house: Farmhouse) -> None:
+@pytest.mark.parametrize(
+    ("verb", "params", "code"),
+    [
+        ("servers", {"service": "nothing"}, "unknown-service"),
+        ("sessions", {"service": "nothing"}, "unknown-service"),
+        ("sessions", {"server": "ts9"}, "unknown-server"),
+        ("sessions", {"server": "ts1", "service": "gw"}, "unknown-server"),
+        ("sessions", {"source": "10.0.0"}, "bad-address"),
+        ("sessions", {"source": "10.0.0.1/8"}, "bad-address"),
+        ("persistence", {"service": "nothing"}, "unknown-service"),
+        ("persistence", {"server": "ts9"}, "unknown-server"),
+        ("persistence", {"method": "mac"}, "unknown-method"),
+        ("queue", {"service": "nothing"}, "unknown-service"),
+        ("events", {"service": "nothing"}, "unknown-service"),
+        ("events", {"server": "ts9"}, "unknown-server"),
+        ("events", {"level": "loud"}, "bad-parameters"),
+        ("kick", {"service": "nothing"}, "unknown-service"),
+        ("kick", {"source": "10.0.0.0/33"}, "bad-address"),
+        ("set-state", {"servers": ["ts1"], "service": "nothing", "state": "drain"}, "unknown-service"),
+        ("set-state", {"servers": ["x*"], "state": "drain"}, "unknown-server"),
+        ("set-state", {"servers": ["ts1", "ts9"], "state": "drain"}, "unknown-server"),
+        ("set-state", {"servers": [], "state": "drain"}, "bad-parameters"),
+    ],
+)
+async def test_what_is_not_there_is_refused(
+    house: Farmhouse, verb: str, params: dict[str, Any], code: str
+) -> None:
+    """An empty table, or "0 sessions ended", would read as "there are none": a typing mistake is neither."""
+    before = dict(house.dispatcher.statuses)
+    with pytest.raises(ConfigurationError) as caught:
+        await house.verb(verb, **params)
+    assert code == caught.value.code
+    assert (before, []) == (house.dispatcher.statuses, house.kicked)
+
+
+async def test_what_is_left_of_a_removed_server_is_found(house: Farmhouse) -> None:
+    """Its sessions go on: they are shown, and events tell of it still."""
+    house.session("s2", "ts2")
+    house.events.error("server_down", service=SERVICE, server="ts2")
+    house.apply(service_of(["ts1"], name="other"))
+    assert ["s2"] == [row["id"] for row in await house.rows("sessions", server="ts2", service=SERVICE)]
+    (event,) = await house.rows("events", service=SERVICE, server="ts2")
+    assert "server_down" == event["event"]
+
+
+async def test_events_by_level_and_since(house: Farmhouse) -> None:
+    """A level is the least one; `since` is the id of the last event that is known."""
+    house.events.info("reloaded")
+    house.events.warning("agent_failed", service=SERVICE, server="ts1")
+    house.events.error("server_down", service=SERVICE, server="ts1")
+    rows = await house.rows("events", level="warning")
+    assert ["agent_failed", "server_down"] == [row["event"] for row in rows]
+    rows = await house.rows("events", since=rows[0]["id"])
+    assert ["server_down"] == [row["event"] for row in rows]
+    assert [] == await house.rows("events", since=rows[0]["id"])
+
+
+async def test_bindings(house: Farmhouse) -> None:
     """In use, ageing and claimed, of one service or of all, in order."""
     bindings = house.dispatcher.bindings(SERVICE)
     bert, home = Key(Method.RDP_COOKIE, "bert"), Key(Method.SOURCE_IP, "192.0.2.1")
@@ -230,7 +308,7 @@ def test_bindings(house: Farmhouse) -> None:
     house.dispatcher.bindings("gw").move(bert, "gw1", now=house.now, ttl_s=None)
     rows = [
         (row["service"], row["method"], row["key"], row["server"], row["expires_in"], row["sessions"])
-        for row in house.views.persistence()
+        for row in await house.rows("persistence")
     ]
     assert [
         ("gw", "rdp-cookie", "bert", "gw1", None, 0),
@@ -238,14 +316,52 @@ def test_bindings(house: Farmhouse) -> None:
         (SERVICE, "rdp-cookie", "bert", "ts2", 60.0, 0),
         (SERVICE, "source-ip", "192.0.2.1", "ts1", 15, 0),
     ] == rows
-    assert ["gw1"] == [row["server"] for row in house.views.persistence("gw")]
-    assert [True, True, False] == [row["confirmed"] for row in house.views.persistence(SERVICE)]
+    assert ["gw1"] == [row["server"] for row in await house.rows("persistence", service="gw")]
+    confirmed = [row["confirmed"] for row in await house.rows("persistence", service=SERVICE)]
+    assert [True, True, False] == confirmed
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ({"server": "ts2"}, ["bert"]),
+        ({"server": f"{SERVICE}/ts1"}, ["alice", "192.0.2.1"]),
+        ({"key": "ER"}, ["bert"]),
+        ({"key": "e"}, ["alice", "bert"]),
+        ({"method": "source-ip"}, ["192.0.2.1"]),
+        ({"method": "source-ip", "server": "ts2"}, []),
+        ({"service": "gw"}, []),
+    ],
+)
+async def test_bindings_are_found_by_what_they_are(
+    house: Farmhouse, which: dict[str, str], expected: list[str]
+) -> None:
+    """Who is bound to the server that is being drained? By server, a part of the key, and method."""
+    bindings = house.dispatcher.bindings(SERVICE)
+    bindings.move(Key(Method.RDP_COOKIE, "bert"), "ts2", now=house.now, ttl_s=60)
+    bindings.claim(Key(Method.SOURCE_IP, "192.0.2.1"), "ts1", now=house.now, hold_s=15)
+    assert expected == [row["key"] for row in await house.rows("persistence", **which)]
+
+
+async def test_who_waits(house: Farmhouse) -> None:
+    """For which server, since when, the first first; by service."""
+    since = house.now
+    for number, server in enumerate((None, sid("ts2"))):
+        who = WaitingClient(f"192.0.2.{number}:5000", None if number else "alice", since + number)
+        house.dispatcher.wait(SERVICE, server, lambda _: None, ticket=None, client=who)
+    house.now += 10
+    first, second = await house.rows("queue")
+    assert abs(time.time() - 10 - first.pop("since")) < 5
+    assert abs(time.time() - 9 - second.pop("since")) < 5
+    assert {"service": SERVICE, "server": None, "client": "192.0.2.0:5000", "user": "alice"} == first
+    assert {"service": SERVICE, "server": "ts2", "client": "192.0.2.1:5000", "user": None} == second
+    assert [] == await house.rows("queue", service="gw")
 
 
 def test_servers_of_one_service(house: Farmhouse) -> None:
     """`--service`."""
-    assert ["gw1"] == [row["name"] for row in house.views.servers("gw")]
-    assert ["ts1", "ts2", "gw1"] == [row["name"] for row in house.views.servers()]
+    assert ["gw1"] == [row["name"] for row in house.servers("gw")]
+    assert ["ts1", "ts2", "gw1"] == [row["name"] for row in house.servers()]
 
 
 def test_a_scrape(house: Farmhouse) -> None:

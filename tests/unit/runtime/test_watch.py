@@ -258,10 +258,10 @@ def test_a_silent_agents_weight_grows_stale_and_its_drain_does_not() -> None:
     house.watch.agent_answered(TS1, "Connection refused")
     stale = [event for event in house.events.recent() if event["event"] == "agent_stale"]
     assert ["silent for 60 s: its weight and maxconn count no longer"] == [e["detail"] for e in stale]
-    assert True is house.views.servers()[0]["agent"]["stale"]
+    assert True is house.servers()[0]["agent"]["stale"]
     assert None is house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
     says(house, b"ready 30%")
-    assert False is house.views.servers()[0]["agent"]["stale"]
+    assert False is house.servers()[0]["agent"]["stale"]
     assert 30 == house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
 
 
@@ -269,14 +269,14 @@ def test_an_agent_that_was_never_heard_asks_for_nothing() -> None:
     """The metric of its percentage begins with its first word."""
     house = house_of()
     house.watch.agent_answered(TS1, "Connection refused")
-    agent = house.views.servers()[0]["agent"]
+    agent = house.servers()[0]["agent"]
     assert (None, False) == (agent["heard_ago"], agent["stale"])
     assert None is house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
 
 
 def reason(house: Farmhouse) -> str:
     """Return what `show servers` has under REASON."""
-    return str(house.views.servers()[0]["reason"])
+    return str(house.servers()[0]["reason"])
 
 
 @pytest.mark.parametrize(
