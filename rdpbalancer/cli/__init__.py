@@ -1,5 +1,6 @@
 """The command line: parse arguments, call, print. Heavy imports wait until a command needs them."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -8,12 +9,13 @@ import click
 
 from rdpbalancer import __version__
 from rdpbalancer.cli import output
+from rdpbalancer.cli.escape import escaped_lines
 
 DEFAULT_SOCKET = Path("/run/rdpbalancer/control.sock")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="rdpbalancer")
+@click.version_option(__version__, "-V", "--version", prog_name="rdpbalancer")
 @click.option(
     "--socket",
     "socket_path",
@@ -32,9 +34,9 @@ def root(context: click.Context, socket_path: Path, *, quiet: bool) -> None:
 
 
 def _add_commands() -> None:
-    from rdpbalancer.cli import kick, lab, operate, service, show, state, status
+    from rdpbalancer.cli import helping, kick, lab, operate, service, show, state, status, token
 
-    for module in (service, status, show, state, kick, operate, lab):
+    for module in (service, status, show, state, kick, operate, token, lab, helping):
         for command in module.COMMANDS:
             root.add_command(command)
 
@@ -45,13 +47,16 @@ def main() -> None:
     from rdpbalancer.errors import ConfigurationError, RdpBalancerError
 
     _add_commands()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no failure
+            stream.reconfigure(errors="backslashreplace")
     try:
         root(prog_name="rdpbalancer")
     except UnreachableError as error:
         output.complain(str(error))
         sys.exit(output.EXIT_UNREACHABLE)
     except ConfigurationError as error:
-        print(error, file=sys.stderr)
+        print(escaped_lines(str(error)), file=sys.stderr)
         # A taken port or a folder that is not writable is no mistake in the file: trying again may help.
         passing = error.code in ("listen", "folder")
         sys.exit(output.EXIT_FAILED if passing else output.EXIT_CONFIGURATION)

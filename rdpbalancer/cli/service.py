@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from rdpbalancer.cli import output
+from rdpbalancer.cli.output import counted
 
 DEFAULT_CONFIG = Path("/etc/rdpbalancer/rdpbalancer.yaml")
 
@@ -35,16 +37,22 @@ def run_service(config: Path) -> None:
 
 
 @click.command("check")
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @config_option
 @click.pass_context
-def check_config(context: click.Context, config: Path) -> None:
-    """Validate a configuration: every error at once, each with its place."""
+def check_config(context: click.Context, file: Path | None, config: Path) -> None:
+    """Validate a configuration, FILE or that of --config: every error at once, each with its place."""
     from rdpbalancer.settings.load import load
 
+    if file is not None:
+        if context.get_parameter_source("config") is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"one configuration at a time: {file}, or --config {config}")
+        config = file
     settings = load(config, environ=os.environ)
     servers = sum(len(service.real_servers) for service in settings.virtual_services)
     if not context.obj["quiet"]:
-        print(f"{config}: good ({len(settings.virtual_services)} virtual services, {servers} real servers)")
+        services = counted(len(settings.virtual_services), "virtual service")
+        output.say(f"{config}: good ({services}, {counted(servers, 'real server')})")
 
 
 @click.command("schema")

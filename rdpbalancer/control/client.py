@@ -1,8 +1,11 @@
 """The command line's end of the control socket: blocking, one request at a time."""
 
 import contextlib
+import grp
+import pwd
 import socket
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -109,5 +112,29 @@ def _advice(path: Path, error: OSError) -> str:
             "(--socket or RDPBALANCER_SOCKET name another control socket)"
         )
     if isinstance(error, PermissionError):
-        return f"you may not use {path}: ask as the service's user, or as root"
+        return f"you may not use {path}: {_who_may(path)}"
     return f"cannot reach {path}: {error}"
+
+
+def _who_may(path: Path) -> str:
+    """Return who may use a socket, by what the file says, or the folder where that hides it."""
+    for place, needed in ((path, stat.S_IWGRP), (path.parent, stat.S_IXGRP)):
+        with contextlib.suppress(OSError):
+            found = place.stat()
+            group = found.st_gid if found.st_mode & needed else 0
+            return f"ask as {permitted(found.st_uid, group)}"
+    return "ask as the service's user, or as root"
+
+
+def permitted(uid: int, gid: int) -> str:
+    """Return in words who may use what belongs to a user and a group, 0: nobody but root."""
+    others = [f"as the user {_name(pwd.getpwuid, uid)}"] if uid else []
+    others += [f"as a member of the group {_name(grp.getgrgid, gid)}"] if gid else []
+    return ", or ".join(["root", *others])
+
+
+def _name(look_up: Callable[[int], Any], number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)

@@ -2,9 +2,21 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 # A message is one line of a terminal or a log: a longer value is cut.
 SHOWN_LENGTH = 60
+
+
+# What other balancers call it, and is near to no key in letters.
+_ALIASES: Final = {
+    "balance": "scheduler",
+    "bind": "listen",
+    "maxconn": "max_connections",
+    "minconn": "min_connections",
+    "vip": "listen",
+}
+_FALLBACKS: Final = frozenset({"fallback", "fallback_server", "sorry_server"})
 
 
 def shown(value: object) -> str:
@@ -36,7 +48,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """Say that `key` does not exist, and which key may be meant."""
     names = sorted(known)
-    near = did_you_mean(key, names)
+    if key in _FALLBACKS:
+        return f"unknown key {quoted(key)}; a fallback server is one of real_servers with 'backup: true'"
+    alias = _ALIASES.get(key)
+    near = alias if alias in names else did_you_mean(key, names)
     if near is not None:
         return f"unknown key {quoted(key)}; did you mean '{near}'?"
     if key == "<<":

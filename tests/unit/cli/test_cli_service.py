@@ -35,9 +35,18 @@ def test_a_good_configuration(tmp_path: Path) -> None:
     path.write_text(GOOD)
     done = command("check", "-c", str(path))
     assert (0, "") == (done.status, done.err)
-    assert f"{path}: good (1 virtual services, 2 real servers)\n" == done.out
+    assert f"{path}: good (1 virtual service, 2 real servers)\n" == done.out
     quiet = command("--quiet", "check", "-c", str(path))
     assert (0, "", "") == (quiet.status, quiet.out, quiet.err)
+
+
+def test_the_file_may_stand_alone(tmp_path: Path) -> None:
+    """`check FILE`, as `haproxy -c` and `nginx -t` are typed; but not two files."""
+    path = tmp_path / "rdpbalancer.yaml"
+    path.write_text(GOOD)
+    assert command("check", "-c", str(path)) == command("check", str(path))
+    both = command("check", str(path), "-c", str(path))
+    assert (2, True) == (both.status, "one configuration at a time" in both.err)
 
 
 @pytest.mark.parametrize("verb", ["check", "run"])
@@ -108,8 +117,9 @@ def test_version_and_help() -> None:
     """Every command has a line."""
     assert f"rdpbalancer, version {__version__}\n" == command("--version").out
     text = command("--help").out
+    assert f"rdpbalancer, version {__version__}\n" == command("-V").out
     verbs = ("run", "check", "schema", "status", "show", "drain", "halt", "online", "weight", "kick")
-    for verb in (*verbs, "persist", "reload", "upgrade", "demo", "lab"):
+    for verb in (*verbs, "persist", "reload", "upgrade", "demo", "lab", "token", "help"):
         (line,) = [line for line in text.splitlines() if line.split()[:1] == [verb]]
         assert len(line.split()) > 2, verb
     assert command("-h").out == text
@@ -154,3 +164,47 @@ def test_a_reader_that_has_seen_enough(args: list[str]) -> None:
     )
     os.close(writer)
     assert (1, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("words", [[], ["drain"], ["show", "servers"], ["lab"]])
+def test_help_is_a_command_too(words: list[str]) -> None:
+    """It says what `--help` says."""
+    done = command("help", *words)
+    assert (0, command(*words, "--help").out) == (done.status, done.out)
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["drain", "ts1"], ["show", "nonsense"]])
+def test_help_of_what_is_not_there(words: list[str]) -> None:
+    """Wrong usage."""
+    done = command("help", *words)
+    assert (2, True) == (done.status, f"there is no command {' '.join(words)!r}" in done.err)
+
+
+def test_completion() -> None:
+    """A shell asks for the words that may follow, as docs/reference/cli.md has it set up."""
+    done = command(_RDPBALANCER_COMPLETE="bash_complete", COMP_WORDS="rdpbalancer dr", COMP_CWORD="1")
+    assert "plain,drain\n" == done.out
+
+
+def test_a_message_steers_no_terminal(tmp_path: Path) -> None:
+    """The file's own words are in it, and lines stay lines."""
+    path = tmp_path / "rdpbalancer.yaml"
+    path.write_text(GOOD.replace("ts1", "ts\u202e1").replace("127.0.0.1:0", "nonsense"))
+    done = command("check", str(path))
+    assert 78 == done.status
+    assert "\u202e" not in done.err
+    assert len(done.err.splitlines()) > 1
+
+
+def test_a_terminal_that_lacks_a_letter(tmp_path: Path) -> None:
+    """It is shown as an escape; the command goes on."""
+    path = tmp_path / "用户.yaml"
+    path.write_text(GOOD)
+    done = subprocess.run(
+        [sys.executable, "-m", "rdpbalancer", "check", str(path)],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        timeout=30,
+    )
+    assert (0, True) == (done.returncode, b"\\u7528\\u6237.yaml: good" in done.stdout), done.stderr

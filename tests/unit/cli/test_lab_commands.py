@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rdpbalancer.cli.address import Address
+from rdpbalancer.cli.demo import demo
 from rdpbalancer.cli.lab import COMMANDS, lab
 from rdpbalancer.model import Endpoint
 
@@ -65,3 +66,10 @@ def test_wrong_usage(args: tuple[str, ...], said: str) -> None:
     """Exit status 2, and words that say what there is."""
     result = invoke(*args)
     assert (2, True) == (result.exit_code, said in result.output), result.output
+
+
+@pytest.mark.parametrize("option", [("--users", "5"), ("--seed", "1"), ("--seconds", "3")])
+def test_a_fixed_script_takes_no_chances(option: tuple[str, str]) -> None:
+    """What `demo --once` would not heed is refused, not ignored."""
+    result = CliRunner().invoke(demo, ["--once", *option], obj={"quiet": False})
+    assert (2, True) == (result.exit_code, f"{option[0]} is not for --once" in result.output), result.output

@@ -7,6 +7,15 @@ from tests.unit.settings.farm import farm, problems, service
 
 # A line of a service stands in line 4 of the file, its key in column 5.
 SERVICE_CASES = [
+    ("bind: x", "4:5: @.bind: unknown key 'bind'; did you mean 'listen'?"),
+    ("balance: x", "4:5: @.balance: unknown key 'balance'; did you mean 'scheduler'?"),
+    (
+        "fallback_server: x",
+        (
+            "4:5: @.fallback_server: unknown key 'fallback_server'; a fallback server is one of real_servers"
+            " with 'backup: true'"
+        ),
+    ),
     ("scheduller: source-hash", "4:5: @.scheduller: unknown key 'scheduller'; did you mean 'scheduler'?"),
     (
         "timeouts: {foo: 5s}",
@@ -115,6 +124,10 @@ SERVER_CASES = [
     ("name: ts1, address: ts1", "41: #.address: 'ts1' has no port: write 'ts1:3389'"),
     ("name: ts1, address: '::1:1'", "41: #.address: '::1:1': put an IPv6 address in brackets, such as"),
     ("name: ts1, address: ts1:1, weight: 257", "56: #.weight: must be at most 256, got 257"),
+    (
+        "name: ts1, address: ts1:1, maxconn: 5",
+        "48: #.maxconn: unknown key 'maxconn'; did you mean 'max_connections'?",
+    ),
     ("name: ts1, address: ts1:1, wieght: 5", "48: #.wieght: unknown key 'wieght'; did you mean 'weight'?"),
     ("name: ts1, address: ts1:1, backup: on", "56: #.backup: expected true or false, got 'on': write true"),
     (
