@@ -1,9 +1,11 @@
 """Opening listening sockets."""
 
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,20 @@ from rdpbalancer.net import options
 
 # A login storm's connections wait in the kernel while the router works; somaxconn is the kernel's own bound.
 BACKLOG = 4096
+
+# Linux's number (asm/socket.h), which Python's socket module lacks.
+_SO_ATTACH_FILTER = 26
+# A classic BPF program on the TCP header: drop a segment with SYN and without ACK, let any other pass.
+_DROP_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte of flags
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK
+        (0x15, 0, 1, 0x02),  # SYN alone?
+        (0x06, 0, 0, 0),  # drop it
+        (0x06, 0, 0, 0xFFFFFFFF),  # let it pass, whole
+    )
+)
 
 
 def tcp(endpoint: Endpoint, *, beside: Sequence[socket.socket] = ()) -> socket.socket:
@@ -59,6 +75,18 @@ def _sharing_the_port(sockets: Sequence[socket.socket]) -> Iterator[None]:
     finally:
         for sock in sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+
+def ignore_new(listener: socket.socket) -> None:
+    """Let a TCP listener, in every process that has it, begin no more connections, and refuse none.
+
+    For a listener that another one of ours replaces: a client whose SYN nobody answers sends it again after
+    a second (RFC 6298) and finds the other; one whose handshake has begun finishes it here. Closing without
+    this would reset whoever came between the last accept and the close.
+    """
+    instructions = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
+    program = struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(instructions))  # struct sock_fprog
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def unix(path: Path, *, mode: int) -> socket.socket:

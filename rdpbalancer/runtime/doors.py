@@ -10,6 +10,7 @@ from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import descriptors
 from rdpbalancer.net.accept import Acceptor, Listener
+from rdpbalancer.net.listen import ignore_new
 from rdpbalancer.runtime.listeners import CONTROL, wanted_listeners
 from rdpbalancer.session import Sessions
 from rdpbalancer.settings.schema import Settings
@@ -101,6 +102,8 @@ class Doors:
         """Close acceptors. One whose port another listener has now is emptied first: nobody is reset."""
         ports = {acceptor.listener.getsockname()[1] for acceptor in self._acceptors.values()}
         replaced = [each for each in gone.values() if each.listener.getsockname()[1] in ports]
+        for acceptor in replaced:
+            ignore_new(acceptor.listener)
         if replaced:
             await asyncio.sleep(_REPLACED_S)
         for acceptor in replaced:
