@@ -33,7 +33,13 @@ async def test_drain(house: House) -> None:
         alice = await vip.opened("alice")
         assert "ts1" == (await alice.login("alice")).server
         answer = await house.json("drain", "ts1", "--service", vip.name)
-        assert {"servers": [f"{vip.name}/ts1"], "sessions": 1, "kicked": 0} == answer
+        (row,) = answer["servers"]
+        assert (f"{vip.name}/ts1", "drain", 1, 0) == (
+            row["server"],
+            row["state"],
+            row["sessions"],
+            answer["kicked"],
+        )
         assert "drain" == (await vip.servers())["ts1"]["state"]
         assert "ts2" == await on(vip, "bob")
         assert "ts1" == await on(vip, "alice")
@@ -51,7 +57,8 @@ async def test_halt(house: House) -> None:
         vip = await house.serve(servers)
         alice = await vip.opened("alice")
         await alice.login("alice")
-        assert 1 == (await house.json("halt", "ts1", "--service", vip.name))["sessions"]
+        (row,) = (await house.json("halt", "ts1", "--service", vip.name))["servers"]
+        assert ("halt", 1) == (row["state"], row["sessions"])
         assert await told_to_go(vip, "alice")
         await alice.echo_check(random.Random(1), 1000)
         answer = await house.json("halt", f"{vip.name}/ts1", "--kick")
@@ -99,7 +106,7 @@ async def test_weight(house: House) -> None:
 
 @pytest.mark.parametrize("house", [0, 2], indirect=True)
 async def test_kick(house: House) -> None:
-    """By session, user, server or source; nobody to kick is a failure."""
+    """By session, user, server or source; who is not there is a failure, nobody named wrong usage."""
     async with labs(2) as servers:
         vip = await house.serve(servers, scheduler="weighted-round-robin")
         users = {user: await vip.opened(user, source=f"127.0.3.{n}") for n, user in enumerate("abcdef", 1)}
@@ -116,7 +123,7 @@ async def test_kick(house: House) -> None:
         unknown = await house.command("kick", rows["a"]["id"])
         assert (FAILED, True) == (unknown.returncode, "no session" in unknown.stderr)
         assert FAILED == (await house.command("kick", "--user", "nobody")).returncode
-        assert FAILED == (await house.command("kick")).returncode
+        assert USAGE == (await house.command("kick")).returncode
 
 
 async def test_bindings_are_moved_and_deleted(house: House) -> None:
