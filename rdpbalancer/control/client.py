@@ -5,6 +5,7 @@ import grp
 import pwd
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,11 @@ import msgspec
 
 from rdpbalancer.control.protocol import Answer, Request, encode
 from rdpbalancer.errors import Fault, RdpBalancerError
+
+_FULL_QUEUE_S = 0.01
+_BUSY_S = 0.1
+# What the service says when it parts with a connection: it has begun nothing of what comes after.
+_NOT_BEGUN = ("busy", "timeout")
 
 
 class UnreachableError(RdpBalancerError):
@@ -39,15 +45,40 @@ class Client:
     def _connect(self) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.settimeout(self._timeout_s)
-        try:
-            self._sock.connect(str(self._path))
-        except OSError as error:
-            self._sock.close()
-            raise UnreachableError("unreachable", _advice(self._path, error)) from error
+        until_at = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._sock.connect(str(self._path))
+                break
+            except BlockingIOError as error:
+                # A Unix socket whose queue is full refuses at once whoever would not wait for ever.
+                if time.monotonic() >= until_at:
+                    self._sock.close()
+                    raise UnreachableError("unreachable", _advice(self._path, error)) from error
+                time.sleep(_FULL_QUEUE_S)
+            except OSError as error:
+                self._sock.close()
+                raise UnreachableError("unreachable", _advice(self._path, error)) from error
         self._file = self._sock.makefile("rb")
 
     def call(self, verb: str, **params: Any) -> Any:
-        """Carry out a verb and return its result. Raises UnreachableError, RefusedError."""
+        """Carry out a verb and return its result. Raises UnreachableError, RefusedError.
+
+        A service that has too many clients, or has waited long for a command, says so and has begun nothing:
+        it is asked again for a while.
+        """
+        until_at = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return self._call(verb, params)
+            except RefusedError as error:
+                if error.code not in _NOT_BEGUN or time.monotonic() >= until_at:
+                    raise
+            time.sleep(_BUSY_S)
+            self.close()
+            self._connect()
+
+    def _call(self, verb: str, params: dict[str, Any]) -> Any:
         try:
             # A service that is too busy answers at once, and does not read what it refuses.
             with contextlib.suppress(BrokenPipeError):
@@ -111,6 +142,8 @@ def _advice(path: Path, error: OSError) -> str:
             f"no rdpbalancer answers on {path}: is the service running? "
             "(--socket or RDPBALANCER_SOCKET name another control socket)"
         )
+    if isinstance(error, BlockingIOError):
+        return f"{path}: the service takes no connection; it hangs, or too many clients wait before you"
     if isinstance(error, PermissionError):
         return f"you may not use {path}: {_who_may(path)}"
     return f"cannot reach {path}: {error}"
