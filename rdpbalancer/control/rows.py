@@ -136,7 +136,7 @@ class QueueRow(Row):
     since: float
 
 
-class Warning(Row):  # noqa: A001 (the protocol's word)
+class WarningRow(Row):
     """Something that an operator has to look at. `since`: when it was first seen."""
 
     code: str

@@ -16,6 +16,7 @@ import msgspec
 
 from rdpbalancer import __version__
 from rdpbalancer.control.pacing import Pacer
+from rdpbalancer.control.rows import Process, WarningRow
 from rdpbalancer.control.server import ControlServer
 from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
@@ -27,14 +28,16 @@ from rdpbalancer.net import descriptors
 from rdpbalancer.relay.channel import Channel
 from rdpbalancer.relay.inline import InlineRelay
 from rdpbalancer.relay.pool import RelayPool
-from rdpbalancer.runtime import messages
+from rdpbalancer.runtime import messages, warnings
 from rdpbalancer.runtime.active import Active, relay_count
 from rdpbalancer.runtime.doors import Doors
 from rdpbalancer.runtime.durable import Durable
 from rdpbalancer.runtime.keeper import Keeper
 from rdpbalancer.runtime.operator import Operator
+from rdpbalancer.runtime.processes import process
 from rdpbalancer.runtime.reload import Reloader
 from rdpbalancer.runtime.views import Views
+from rdpbalancer.runtime.warnings import Warnings
 from rdpbalancer.runtime.watch import Watch
 from rdpbalancer.session import Sessions
 from rdpbalancer.settings.build import farm_of
@@ -67,6 +70,8 @@ class Router:
         self._settings = active.settings
         self._configure_logs()
         self.events = Events()
+        self.warnings = Warnings(wall=time.time)
+        self.events.on_event = self.warnings.note
         self.metrics = Metrics()
         state_dir = self._settings.global_.state_dir
         self.account = Account(self.metrics, self.user_names(self._settings))
@@ -291,6 +296,7 @@ class Router:
                 self.reloader.committed(message)
             case messages.Happened():
                 self.events.remember(message.event)
+                self.warnings.note(message.event)
             case _:
                 self._ordered(message)
 
@@ -393,11 +399,23 @@ class Router:
             "health": self.health_word().value,
             "sessions": len(self.dispatcher.ledger),
             "half_open": self.admission.half_open,
+            "queue": sum(map(self.dispatcher.queue_length, self.dispatcher.farm.services)),
+            "processes": self._processes(),
+            "warnings": self._warnings(),
             "config": str(self._active.path),
             "listeners_missing": self.doors.missing(self._settings),
             "services": self.views.services(),
             "servers": servers,
         }
+
+    def _processes(self) -> list[Process]:
+        relays = [process("relay", pid) for pid in self.relays.sessions() if pid != os.getpid()]
+        return [process("supervisor", os.getppid()), process("router", os.getpid()), *relays]
+
+    def _warnings(self) -> list[WarningRow]:
+        farm, statuses = self.dispatcher.farm, self.dispatcher.statuses
+        told = self.warnings.rows(services=farm.services, servers=statuses)
+        return [*warnings.of_farm(self.dispatcher, now=self._clock(), wall=time.time()), *told]
 
     def health_word(self, service: str | None = None) -> HealthWord:
         """Say in one word whether a user who comes now can be served; a router that makes way is no stop."""
