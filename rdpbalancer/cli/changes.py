@@ -16,6 +16,7 @@ _WHAT: Final = (
     ("servers_removed", "server", "removed"),
     ("servers_changed", "server", "changed"),
 )
+_SERVERS: Final = ("servers_added", "servers_removed", "servers_changed")
 
 
 def changes_text(changes: Mapping[str, Any]) -> str:
@@ -24,6 +25,8 @@ def changes_text(changes: Mapping[str, Any]) -> str:
     said = []
     for key, noun, done in _WHAT:
         names = changes.get(key) or []
+        if key == "services_changed":
+            names = [name for name in names if name in details or not _has_servers(name, changes)]
         if names:
             shown = [_with_details(name, details) for name in names]
             said.append(f"{counted(len(names), noun)} {done}: {listed(shown, most=_NAMED)}")
@@ -33,3 +36,9 @@ def changes_text(changes: Mapping[str, Any]) -> str:
 def _with_details(name: str, details: Mapping[str, Any]) -> str:
     found = details.get(name)
     return f"{name} ({', '.join(found)})" if found else name
+
+
+def _has_servers(service: str, changes: Mapping[str, Any]) -> bool:
+    """Whether a service has changed by its servers, which are told by themselves."""
+    servers = (server for key in _SERVERS for server in changes.get(key) or [])
+    return any(server.startswith(f"{service}/") for server in servers)

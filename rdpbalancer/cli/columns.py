@@ -206,10 +206,14 @@ def why(row: Row) -> str:
 
 
 def operator_text(operator: Mapping[str, Any]) -> str:
-    """Return who gave the operator's word, and why; "" if there is none, or nobody knows."""
-    if operator.get("state", "online") == "online" and operator.get("weight") is None:
-        return ""
-    weight = f"weight {operator['weight']} " if operator.get("weight") is not None else ""
+    """Return who gave the operator's word; "" if there is none, or nobody knows.
+
+    The word itself and its reason are in the row's reason, but for a weight: it keeps nobody away.
+    """
     who = f"by {operator['actor']}" if operator.get("actor") else ""
+    if operator.get("state", "online") != "online":
+        return who
+    if operator.get("weight") is None:
+        return ""
     because = f"({operator['reason']})" if operator.get("reason") else ""
-    return " ".join(filter(None, [weight.rstrip(), who, because]))
+    return " ".join(filter(None, [f"weight {operator['weight']}", who, because]))

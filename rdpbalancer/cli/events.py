@@ -1,17 +1,46 @@
 """What an event says, in a line for a person."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import click
+
+from rdpbalancer.cli.asking import rows
 from rdpbalancer.cli.changes import changes_text
 from rdpbalancer.cli.output import counted, duration_text
 from rdpbalancer.cli.table import Row, shown
+
+_POLL_S: Final = 0.5
+# An upgrade replaces the router; a crash, too.
+_PATIENCE_S: Final = 60.0
 
 # These stand in columns of their own, or say nothing to a person.
 _ELSEWHERE: Final = frozenset(
     {"id", "time", "level", "event", "service", "server", "detail", "timestamp", "process"}
 )
+
+
+def following(
+    context: click.Context, found: Sequence[dict[str, Any]], **filters: Any
+) -> Iterator[dict[str, Any]]:
+    """Yield `found`, then what happens from then on, without end. A router that is replaced is waited for."""
+    from rdpbalancer.control.client import UnreachableError
+
+    yield from found
+    last = max((event["id"] for event in found), default=int(time.time() * 1000))
+    unreachable = 0
+    while True:
+        try:
+            time.sleep(_POLL_S)
+            for event in rows(context, "events", since=last, **filters):
+                last = event["id"]
+                yield event
+            unreachable = 0
+        except UnreachableError:
+            unreachable += 1
+            if unreachable * _POLL_S > _PATIENCE_S:
+                raise
 
 
 def event_cells(row: Row, *, now: float, short: bool) -> dict[str, Any]:

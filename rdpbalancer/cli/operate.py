@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rdpbalancer.cli import output
-from rdpbalancer.cli.asking import ask, json_option
+from rdpbalancer.cli.asking import ask, given, json_option, reason_option
 from rdpbalancer.cli.changes import changes_text
 
 _POLL_S = 0.2
@@ -19,11 +19,12 @@ _UPGRADE_S = 90.0
 
 @click.command("reload")
 @click.option("--wait", is_flag=True, help="Return when every new server has been checked.")
+@reason_option
 @json_option
 @click.pass_context
-def reload_config(context: click.Context, *, wait: bool, as_json: bool) -> None:
+def reload_config(context: click.Context, *, wait: bool, reason: str | None, as_json: bool) -> None:
     """Read the configuration anew and apply what differs, whole or not at all."""
-    changes = ask(context, "reload", timeout_s=_RELOAD_S)
+    changes = ask(context, "reload", timeout_s=_RELOAD_S, **given(reason=reason))
     while wait and any(row["health"] == "checking" for row in ask(context, "servers")):
         time.sleep(_POLL_S)
     if as_json:
@@ -34,11 +35,12 @@ def reload_config(context: click.Context, *, wait: bool, as_json: bool) -> None:
 
 @click.command("upgrade")
 @click.option("--wait", is_flag=True, help="Return when every session has moved to the new code.")
+@reason_option
 @json_option
 @click.pass_context
-def upgrade(context: click.Context, *, wait: bool, as_json: bool) -> None:
+def upgrade(context: click.Context, *, wait: bool, reason: str | None, as_json: bool) -> None:
     """Run the newly installed code. No session is dropped, no connection refused."""
-    before = ask(context, "upgrade", timeout_s=_UPGRADE_S)
+    before = ask(context, "upgrade", timeout_s=_UPGRADE_S, **given(reason=reason))
     status = _wait_upgraded(context, before["generation"]) if wait else None
     if as_json:
         output.print_json({"from": before, "to": status})

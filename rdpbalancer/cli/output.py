@@ -54,11 +54,26 @@ def print_json_rows(rows: Iterable[Any]) -> None:
         print("\n]" if on_terminal else "]")
 
 
-def print_columns(rows: Iterable[Row], columns: Sequence[Column]) -> None:
-    """Print rows as tab-separated text under a heading: for programs, so every column, always."""
-    print("\t".join(column.heading for column in columns))
+def print_json_lines(rows: Iterable[Any]) -> None:
+    """Print rows as JSON, one a line, each at once: for a list without an end."""
+    on_terminal = terminal.is_terminal()
     for row in rows:
-        print("\t".join(shown(row.get(column.key)) for column in columns))
+        print(json_text(row) if on_terminal else json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print headings and texts beside them: lined up on a terminal, separated by a tab elsewhere."""
+    pairs = [(heading, escaped(text)) for heading, text in facts]
+    room = max((len(heading) for heading, _ in pairs), default=0)
+    for heading, text in pairs:
+        print(f"{heading:<{room}}  {text}" if terminal.is_terminal() else f"{heading}\t{text}")
+
+
+def print_columns(rows: Iterable[Row], columns: Sequence[Column], *, flush: bool = False) -> None:
+    """Print rows as tab-separated text under a heading: for programs, so every column, always."""
+    print("\t".join(column.heading for column in columns), flush=flush)
+    for row in rows:
+        print("\t".join(shown(row.get(column.key)) for column in columns), flush=flush)
 
 
 def print_table(
@@ -68,8 +83,11 @@ def print_table(
     empty: str,
     everything: bool = False,
     heading_of: Callable[[Row], str] | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> None:
     """Print rows as a table for a terminal. `heading_of`: rows with the same stand together under it.
+
+    The columns are as wide as the first `rows_at_once` need; further rows are printed as they come.
 
     `everything`: columns that have no room are folded below their row where they would be left out.
     """
@@ -77,7 +95,7 @@ def print_table(
     last_heading: str | None = None
     plan: Layout | None = None
     coming = iter(rows)
-    while chunk := list(itertools.islice(coming, ROWS_AT_ONCE)):
+    while chunk := list(itertools.islice(coming, rows_at_once if plan is None else 1)):
         if plan is None:
             indent = 2 if heading_of is not None else 0
             plan = layout(chunk, columns, width=terminal.width(), indent=indent, everything=everything)

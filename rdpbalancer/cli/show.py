@@ -1,15 +1,19 @@
 """``show``: the lists of what the running service knows."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import click
 
 from rdpbalancer.cli import columns, output, terminal
 from rdpbalancer.cli.asking import ask, given, json_option, rows, service_option
-from rdpbalancer.cli.events import event_cells
+from rdpbalancer.cli.events import event_cells, following
+from rdpbalancer.cli.server_page import facts
+from rdpbalancer.cli.state import Duration
 from rdpbalancer.cli.status import badness
 from rdpbalancer.cli.table import Column, Row
 
@@ -79,6 +83,33 @@ def show_servers(
     _print(cells, columns.SERVERS, columns.SERVERS_SEEN, empty="no real servers", wide=wide, by_service=True)
 
 
+@show.command("server")
+@click.argument("server")
+@json_option
+@service_option
+@click.pass_context
+def show_server(context: click.Context, server: str, service: str | None, *, as_json: bool) -> None:
+    """Show all that is known of one real server."""
+    from rdpbalancer.control.client import RefusedError
+
+    found = [row for row in ask(context, "servers", **given(service=service)) if _is(row, server)]
+    if not found:
+        raise RefusedError(
+            "unknown-server", f"there is no server {server}; `rdpbalancer show servers` lists them"
+        )
+    if as_json:
+        output.print_json(found)
+        return
+    for number, row in enumerate(found):
+        if number:
+            print()
+        output.print_facts(facts(row))
+
+
+def _is(row: Row, server: str) -> bool:
+    return server in (row["name"], f"{row['service']}/{row['name']}")
+
+
 @show.command("sessions")
 @json_option
 @service_option
@@ -136,17 +167,52 @@ def show_queue(context: click.Context, service: str | None, *, as_json: bool) ->
 
 @show.command("events")
 @json_option
+@service_option
+@click.option("--server", help="Only of this server.")
+@click.option(
+    "--level", type=click.Choice(["info", "warning", "error"]), help="Only of this level and above."
+)
+@click.option("--since", "since_s", type=Duration(), help="Only as old as this, as in 10m.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.pass_context
-def show_events(context: click.Context, *, as_json: bool) -> None:
+def show_events(
+    context: click.Context,
+    /,
+    *,
+    as_json: bool,
+    since_s: float | None,
+    follow: bool,
+    **filters: str | None,
+) -> None:
     """Show what happened lately to servers, processes and the configuration."""
+    # An event's number is the time at which the service heard of it, in milliseconds.
+    since = None if since_s is None else int((time.time() - since_s) * 1000)
     # Those of the supervisor are heard of a moment later than they happen.
-    found = sorted(rows(context, "events"), key=lambda row: float(row["time"]))
+    found = sorted(
+        rows(context, "events", **given(since=since, **filters)), key=lambda row: float(row["time"])
+    )
+    if not follow:
+        _print_events(found, as_json=as_json)
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        _print_events(following(context, found, **given(**filters)), as_json=as_json, first=len(found))
+
+
+def _print_events(events: Iterable[dict[str, Any]], *, as_json: bool, first: int | None = None) -> None:
+    """Print events. `first`: so many are there at once, more will come, for ever."""
+    endless = first is not None
     if as_json:
-        output.print_json_rows(found)
+        output.print_json_lines(events) if endless else output.print_json_rows(events)
         return
     on_terminal = terminal.is_terminal()
-    cells = (event_cells(row, now=time.time(), short=on_terminal) for row in found)
-    _print(cells, columns.EVENTS, columns.EVENTS_SEEN, empty="no events")
+    cells = (event_cells(row, now=time.time(), short=on_terminal) for row in events)
+    if not on_terminal:
+        output.print_columns(cells, columns.EVENTS, flush=endless)
+        return
+    # Of what comes nobody knows which columns it will use.
+    seen = [replace(column, plain=None) for column in columns.EVENTS_SEEN] if endless else columns.EVENTS_SEEN
+    at_once = output.ROWS_AT_ONCE if first is None else max(1, first)
+    output.print_table(cells, seen, empty="no events", rows_at_once=at_once)
 
 
 def _sorted(
@@ -171,7 +237,9 @@ def _print(
     heading_of = _service_of if by_service else None
     if by_service:
         cells = _together(cells)
-    output.print_table(cells, seen, empty=empty, everything=wide, heading_of=heading_of)
+    output.print_table(
+        cells, seen, empty=empty, everything=wide, heading_of=heading_of, rows_at_once=_TOGETHER
+    )
 
 
 def _service_of(row: Row) -> str:

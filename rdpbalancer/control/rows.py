@@ -60,7 +60,10 @@ class ServiceRow(Row):
 
 
 class ServerRow(Row):
-    """A real server. `sessions_total` and bytes count from the start of the router."""
+    """A real server. `sessions_total` and bytes count from the start of the router.
+
+    `resolved`: the IP addresses behind a name; `token_addresses`: further ones that a routing token may name.
+    """
 
     service: str
     name: str
@@ -83,6 +86,8 @@ class ServerRow(Row):
     bytes_down: int
     last_change: float
     reason: str
+    resolved: list[str]
+    token_addresses: list[str]
 
 
 class ServerState(Row):

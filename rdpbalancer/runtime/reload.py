@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rdpbalancer.core.changes import details
 from rdpbalancer.core.farm import FarmDiff, diff
 from rdpbalancer.errors import ChannelError, ConfigurationError, RdpBalancerError
 from rdpbalancer.relay.pool import RelayPool
@@ -105,7 +106,8 @@ class Reloader:
         logs.check_file(fresh.settings.global_.log.file)
         users = router.user_names(fresh.settings)
         farm = farm_of(fresh.settings)
-        changes = diff(router.dispatcher.farm, farm)
+        before = router.dispatcher.farm
+        changes = diff(before, farm)
         await self._prepare_and_commit(fresh)
         # From here on nothing can fail: what could, has been tried.
         router.take_settings(fresh, users)
@@ -114,7 +116,7 @@ class Reloader:
         router.operator.restore(changes.servers_added)
         await router.doors.apply(fresh.settings)
         await self._settle()
-        return _described(changes)
+        return _described(changes, details(changes, before, farm))
 
     async def _prepare_and_commit(self, fresh: Active) -> None:
         number = next(self._numbers)
@@ -168,7 +170,7 @@ def _raised_to_caller(_error: BaseException) -> None:
     """Report nothing here: whoever waits for the reload gets its error."""
 
 
-def _described(changes: FarmDiff) -> dict[str, Any]:
+def _described(changes: FarmDiff, said: dict[str, list[str]]) -> dict[str, Any]:
     return {
         "services_added": list(changes.services_added),
         "services_removed": list(changes.services_removed),
@@ -176,4 +178,5 @@ def _described(changes: FarmDiff) -> dict[str, Any]:
         "servers_added": [str(server) for server in changes.servers_added],
         "servers_removed": [str(server) for server in changes.servers_removed],
         "servers_changed": [str(server) for server in changes.servers_changed],
+        "details": said,
     }

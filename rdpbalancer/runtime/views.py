@@ -185,6 +185,8 @@ class Views:
             bytes_down=totals.bytes_down,
             last_change=round(time.time() - (now - status.changed_at), 3),
             reason=st.why(status),
+            resolved=list(status.addresses),
+            token_addresses=list(map(str, server.token_addresses)),
         )
 
     def _word(self, server: ServerId, status: ServerStatus) -> OperatorWord:

@@ -27,8 +27,21 @@ def server(name: str = "ts1", **said: Any) -> dict[str, Any]:
         "checks_failed": 0,
         "last_change": LONG_AGO,
         "reason": "confirmed",
+        "operator": operator(),
+        "check": {"detail": "confirmed", "ms": 1.24, "ago": 2.0},
+        "sessions_total": 0,
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "resolved": [],
+        "token_addresses": [],
         **said,
     }
+
+
+def operator(**said: Any) -> dict[str, Any]:
+    """Return what operators have said of a server: nothing, if nothing is given."""
+    nothing = {"state": "online", "strict": False, "weight": None, "reason": "", "actor": "", "since": 0.0}
+    return {**nothing, **said}
 
 
 def agent(**said: Any) -> dict[str, Any]:
@@ -41,6 +54,7 @@ def agent(**said: Any) -> dict[str, Any]:
         "health": "up",
         "reason": "",
         "heard_ago": 0.5,
+        "stale": False,
         "failures": 0,
         **said,
     }

@@ -63,3 +63,14 @@ def test_what_changed_of_a_server_is_told() -> None:
 def test_nothing_that_differs() -> None:
     """Is said, too."""
     assert "nothing in the farm differs" == changes_text({"servers_added": []})
+
+
+def test_a_service_that_only_has_other_servers_is_not_told_twice() -> None:
+    """Its servers say it; one that differs itself is told."""
+    changes = {
+        "services_changed": ["ts", "gw", "x"],
+        "servers_changed": ["ts/ts1", "gw/a"],
+        "details": {"gw": ["redispatch 2 -> 1"]},
+    }
+    text = changes_text(changes)
+    assert "2 services changed: gw (redispatch 2 -> 1), x; 2 servers changed: ts/ts1, gw/a" == text

@@ -2,13 +2,17 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.cli import rows
-from tests.unit.cli.fake import FakeService, command, on_a_terminal
+from tests.unit.cli.fake import PATIENCE_S, FakeService, command, on_a_terminal
 
 ANSWERS: dict[str, list[Any]] = {
     "status": [rows.status()],
@@ -197,7 +201,7 @@ def test_servers_on_a_terminal(tmp_path: Path) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", done.out)
     service_, heading, first, second = (text.rstrip() for text in plain.splitlines() if text.strip())
     assert "ts" == service_
-    assert ["SERVER", "ADDRESS", "HEALTH", "STATE", "SESSIONS", "SINCE", "REASON"] == heading.split()
+    assert ["SERVER", "ADDRESS", "HEALTH", "STATE", "SESSIONS", "SINCE", "CHECK", "REASON"] == heading.split()
     assert ["ts1", "ts1.example.net:3389", "up", "online", "0"] == first.split()[:5]
     assert second.endswith("no answer within 2 s")
 
@@ -240,3 +244,188 @@ def test_json_keeps_letters_as_they_are(tmp_path: Path) -> None:
         out = command("show", "sessions", "--json", service=service).out
     assert "Zoë" in out
     assert "Zoë" == json.loads(out)[0]["user"]
+
+
+# ---- one server -----------------------------------------------------------------------------------
+
+
+def test_all_of_one_server(tmp_path: Path) -> None:
+    """A line a fact: what is observed, what is wanted and by whom, what it carries."""
+    said = rows.operator(
+        state="drain", actor="cli:anna", reason="patch night", since=rows.LONG_AGO, weight=50
+    )
+    server = rows.server(
+        state="drain", weight=50, effective_weight=12.5, max_connections=40, sessions=7, backup=True, queue=1,
+        reason="operator: drain: patch night", operator=said, sessions_total=900, bytes_up=2048,
+        bytes_down=5 * 1024**2, resolved=["192.0.2.10"], token_addresses=["10.0.0.1:3389"],
+        agent=rows.agent(state="drain", reason="a\x1b[2Jb", max_connections=40),
+    )  # fmt: skip
+    assert [
+        ["server", "ts/ts1"],
+        ["address", "ts1.example.net:3389 (192.0.2.10)"],
+        ["token addresses", "10.0.0.1:3389"],
+        ["health", f"up, last change {rows.AGO} ago"],
+        ["last check", "confirmed (1.24 ms, 2s ago)"],
+        ["failed checks", "0"],
+        ["state", "drain"],
+        ["operator", f"drain, weight 50 by cli:anna, {rows.AGO} ago: patch night"],
+        ["agent", "75% drain, at most 40 sessions, heard 0s ago: a\\x1b[2Jb"],
+        ["reason", "operator: drain: patch night"],
+        ["weight", "50, now 12.5"],
+        ["role", "backup"],
+        ["sessions", "7 of at most 40"],
+        ["waiting", "1"],
+        ["since start", "900 sessions, 2.0 KiB up, 5.0 MiB down"],
+    ] == shown(tmp_path, "show", "server", "ts1", servers=[[server, rows.server("ts2")]])
+
+
+def test_a_server_of_that_name_in_two_services(tmp_path: Path) -> None:
+    """Both, as every command takes the name; `SERVICE/SERVER` is one."""
+    both = [rows.server(), rows.server(service="gw")]
+    text = shown(tmp_path, "show", "server", "ts1", servers=[both])
+    assert ["ts/ts1", "gw/ts1"] == [line[1] for line in text if line[0] == "server"]
+    (tmp_path / "s").unlink()
+    text = shown(tmp_path, "show", "server", "gw/ts1", servers=[both])
+    assert ["gw/ts1"] == [line[1] for line in text if line[0] == "server"]
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    """A typing mistake is no empty page."""
+    with FakeService(tmp_path / "s", ANSWERS) as service:
+        done = command("show", "server", "ts9", service=service)
+    assert (1, "") == (done.status, done.out)
+    assert "there is no server ts9" in done.err
+
+
+# ---- order and filters ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "verb", "params"),
+    [
+        (["sessions", "--source", "10.0.0.0/8"], "sessions", {"source": "10.0.0.0/8"}),
+        (
+            ["persistence", "--server", "ts1", "--key", "ali", "--method", "rdp-cookie"],
+            "persistence",
+            {"server": "ts1", "key": "ali", "method": "rdp-cookie"},
+        ),
+        (["queue", "--service", "ts"], "queue", {"service": "ts"}),
+        (
+            ["events", "--service", "ts", "--server", "ts2", "--level", "warning"],
+            "events",
+            {"service": "ts", "server": "ts2", "level": "warning"},
+        ),
+    ],
+)
+def test_filters_are_the_services(tmp_path: Path, args: list[str], verb: str, params: dict[str, Any]) -> None:
+    """It knows which names there are, and refuses others."""
+    with FakeService(tmp_path / "s", {verb: [[]]}) as service:
+        assert 0 == command("show", *args, service=service).status
+    assert [(verb, params)] == service.asked
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [("name", "abcd"), ("worst", "cbda"), ("sessions", "dabc"), ("since", "bacd")],
+)
+def test_servers_in_an_order(tmp_path: Path, by: str, expected: str) -> None:
+    """By name, by what needs somebody, by load, by what changed last."""
+    servers = [
+        rows.server("d", sessions=9, state="drain", last_change=1),
+        rows.server("a", sessions=5, last_change=3),
+        rows.server("b", health="checking", last_change=4),
+        rows.server("c", health="down", last_change=2),
+    ]
+    lines = shown(tmp_path, "show", "servers", "--sort", by, servers=[servers])
+    assert list(expected) == [line[1] for line in lines[1:]]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [("age", "cab"), ("user", "abc"), ("client", "bca"), ("server", "bac"), ("bytes", "bac")],
+)
+def test_sessions_in_an_order(tmp_path: Path, by: str, expected: str) -> None:
+    """The longest, the biggest, or by a name."""
+    sessions = [
+        rows.session(id="a", user="Al", client="3", server="ts2", started=2, bytes_down=7),
+        rows.session(id="b", user="bo", client="1", server="ts1", started=3, bytes_down=9),
+        rows.session(id="c", user="CY", client="2", server="ts3", started=1, bytes_down=5),
+    ]
+    lines = shown(tmp_path, "show", "sessions", "--sort", by, sessions=[sessions])
+    assert list(expected) == [line[0] for line in lines[1:]]
+
+
+@pytest.mark.parametrize(("by", "expected"), [("key", "abc"), ("server", "bca"), ("expires", "cba")])
+def test_bindings_in_an_order(tmp_path: Path, by: str, expected: str) -> None:
+    """What is in use expires last."""
+    bindings = [
+        rows.binding(key="c", server="ts2", expires_in=1.0),
+        rows.binding(key="a", server="ts3", expires_in=None),
+        rows.binding(key="b", server="ts1", expires_in=5.0),
+    ]
+    lines = shown(tmp_path, "show", "persistence", "--sort", by, persistence=[bindings])
+    assert list(expected) == [line[2] for line in lines[1:]]
+
+
+def test_the_queue_in_a_pipe(tmp_path: Path) -> None:
+    """Who waits for which server, and how long."""
+    waiting = {"service": "ts", "server": None, "client": "192.0.2.7:5", "user": "al", "since": rows.LONG_AGO}
+    _, first, second = shown(tmp_path, "show", "queue", queue=[[waiting, {**waiting, "server": "ts1"}]])
+    assert ["ts", "any server", "192.0.2.7:5", "al", rows.AGO] == first
+    assert "ts1" == second[1]
+
+
+def test_long_lists_are_asked_for_in_pages(tmp_path: Path) -> None:
+    """And are one list, as JSON too."""
+    pages = [
+        {"rows": [rows.session(id="a")], "next": "x", "total": 2},
+        {"rows": [rows.session(id="b")], "next": None, "total": 2},
+    ]
+    with FakeService(tmp_path / "s", {"sessions": pages}) as service:
+        done = command("show", "sessions", "--json", service=service)
+    assert ["a", "b"] == [row["id"] for row in done.json]
+    assert [{}, {"after": "x"}] == service.params("sessions")
+
+
+# ---- events that go on ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_events_are_followed(tmp_path: Path, how: list[str]) -> None:
+    """What was, then what comes, each line at once, from the last one's number on; Ctrl-C is no failure."""
+    answers: list[Any] = [
+        [{"id": number, "time": 1.0 * number, "event": f"event-{number}", "level": "info"}]
+        for number in (7, 8)
+    ]
+    with FakeService(tmp_path / "s", {"events": [*answers, []]}) as service:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "rdpbalancer",
+                "--socket",
+                str(service.path),
+                "show",
+                "events",
+                "-f",
+                *how,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2 if how else 3)]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert (0, "") == (process.returncode, err)
+    assert [True, True] == [f"event-{7 + number}" in line for number, line in enumerate(lines[-2:])]
+    assert [{}, {"since": 7}] == service.params("events")[:2]
+
+
+def test_events_since(tmp_path: Path) -> None:
+    """A duration is a number of the service: the milliseconds of Unix time."""
+    with FakeService(tmp_path / "s", {"events": [[]]}) as service:
+        assert 0 == command("show", "events", "--since", "1h", service=service).status
+    (params,) = service.params("events")
+    assert abs(params["since"] / 1000 - (time.time() - 3600)) < 60

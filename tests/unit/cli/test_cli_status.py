@@ -24,9 +24,9 @@ def test_a_small_farm() -> None:
         "",
         "ts  rdp on 0.0.0.0:3389, [::]:3389",
         "  1 of 2 servers usable, 3 sessions, 1 waiting",
-        "  SERVER  ADDRESS               HEALTH  STATE   SESSIONS   SINCE  REASON",
-        "  ts2     ts2.example.net:3389  down    online         0  2d 3h  no answer within 2 s",
-        "  ts1     ts1.example.net:3389  up      online         0  2d 3h",
+        "  SERVER  ADDRESS               HEALTH  STATE   SESSIONS   SINCE  CHECK  REASON",
+        "  ts2     ts2.example.net:3389  down    online         0  2d 3h   1 ms  no answer within 2 s",
+        "  ts1     ts1.example.net:3389  up      online         0  2d 3h   1 ms",
     ] == [
         line.replace("SESSIONS  SINCE", "SESSIONS   SINCE")
         for line in text(list(screen(rows.status(), width=100)))

@@ -93,6 +93,8 @@ def test_a_server_that_is_well(house: Farmhouse) -> None:
         "bytes_up": 0,
         "bytes_down": 0,
         "reason": "",
+        "resolved": [],
+        "token_addresses": [],
     } == row
     assert server(house, "ts2")["backup"]
 
