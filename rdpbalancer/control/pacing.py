@@ -33,7 +33,7 @@ class Pacer:
         self._clock = clock
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._began_at = 0.0
+        self._began_at = clock()
         self._free_at = 0.0
 
     async def turn(self) -> None:
@@ -45,6 +45,7 @@ class Pacer:
         self._waiting.append(turn)
         self._arm()
         await turn
+        self._began_at = self._clock()
 
     async def breathe(self) -> None:
         """Between two steps of a long piece of work: wait for the next turn if the slice is used up."""

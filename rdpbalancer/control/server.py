@@ -101,6 +101,7 @@ class ControlServer:
         self._names = UserNames()
         self._listener: socket.socket | None = None
         self._clients: set[_Client] = set()
+        self._accepted = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:
@@ -153,6 +154,7 @@ class ControlServer:
         loop.call_later(_PAUSE_S, again)
 
     def _admit(self, sock: socket.socket) -> None:
+        self._accepted += 1
         sock.setblocking(False)
         peer = peer_of(sock)
         own = [client for client in self._clients if client.peer.pid == peer.pid]

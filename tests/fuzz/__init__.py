@@ -1,1 +1,1 @@
-"""Strangers' bytes against every parser of `wire`: `python -m tests.fuzz [SECONDS]`."""
+"""Hostile bytes against every parser of `wire` and the control socket: `python -m tests.fuzz [SECONDS]`."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.proxy import build_proxy
+from tests.fuzz.control import SEEDS as CONTROL_SEEDS
 from tests.fuzz.targets import TARGETS
 from tests.support.vectors import CONFIRMS, EXCHANGES, TOKENS, VECTORS
 
@@ -31,6 +32,7 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     "proxy": [build_proxy(version, *pair) for version in (1, 2) for pair in _PAIRS]
     + [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"],
     "token": list(TOKENS),
+    "control": CONTROL_SEEDS,
 }
 
 

@@ -11,6 +11,7 @@ from rdpbalancer.wire.confirm import parse_confirm
 from rdpbalancer.wire.proxy import MAX_V2_PAYLOAD_BYTES, parse_proxy
 from rdpbalancer.wire.request import MAX_PRECONNECTION_BYTES, MAX_REQUEST_BYTES, parse_request
 from rdpbalancer.wire.token import MAX_DESCRIPTION_CHARS, decode_msts, describe, encode_msts
+from tests.fuzz.control import check_control
 
 REQUEST_CODES: Final = frozenset(
     {"tls", "http", "ssh", "not-tpkt", "oversized", "malformed", "not-connection-request"}
@@ -107,4 +108,5 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "confirm": check_confirm,
     "proxy": check_proxy,
     "token": check_token,
+    "control": check_control,
 }

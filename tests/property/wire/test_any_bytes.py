@@ -69,4 +69,4 @@ def test_the_fuzzer_knows_its_targets(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as caught:
         main(["--replay", "nothing", "00"])
     assert 2 == caught.value.code
-    assert "no target nothing: there are request, confirm, proxy, token" in capsys.readouterr().err
+    assert "no target nothing: there are request, confirm, proxy, token, control" in capsys.readouterr().err
