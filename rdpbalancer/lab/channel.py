@@ -28,9 +28,9 @@ _LINGER_ZERO: Final = struct.pack("ii", 1, 0)  # l_onoff, l_linger: close() send
 class LabError(RdpBalancerError):
     """What went wrong in a simulation, as a test wants to tell it apart.
 
-    Codes: ``refused``, ``unreachable``, ``timeout``, ``closed`` (end of stream where more was due),
-    ``reset``, ``too-long``, ``tls``, ``not-confirmed``, ``negotiation-failure``, ``redirect-loop``,
-    ``corrupted``, ``unexpected-answer``, ``bad-option``.
+    Codes: ``refused``, ``unreachable``, ``unresolved`` (a name), ``timeout``, ``closed`` (end of stream
+    where more was due), ``reset``, ``too-long``, ``tls``, ``not-confirmed``, ``negotiation-failure``,
+    ``redirect-loop``, ``corrupted``, ``unexpected-answer``, ``bad-option``.
     """
 
 

@@ -21,6 +21,7 @@ from rdpbalancer.lab.channel import Channel, LabError, together
 from rdpbalancer.lab.opening import Opening
 from rdpbalancer.lab.pattern import pattern
 from rdpbalancer.model import Endpoint
+from rdpbalancer.net.resolve import resolve
 from rdpbalancer.wire.confirm import Confirm, parse_confirm
 
 MAX_REDIRECTS: Final = 5  # two servers that each hold the other responsible must not go on for ever
@@ -55,6 +56,7 @@ class LabClient:
         self._source = source
         self._timeout_s = timeout_s
         self._channel: Channel | None = None
+        self._remote = endpoint
 
     async def __aenter__(self) -> Self:
         try:
@@ -92,28 +94,40 @@ class LabClient:
         return confirm
 
     async def connect(self) -> None:
-        """Dial. Raises LabError ``refused``, ``timeout``, ``unreachable``."""
+        """Dial; of a name's addresses the first that answers.
+
+        Raises LabError ``refused``, ``timeout``, ``unreachable``, ``unresolved``.
+        """
         self.close()
-        sock = socket.socket(socket.AF_INET6 if ":" in self.endpoint.host else socket.AF_INET)
+        found = await resolve(self.endpoint.host, timeout_s=self._timeout_s)
+        if isinstance(found, str):
+            raise LabError("unresolved", found)
+        for host in found[:-1]:
+            with contextlib.suppress(LabError):
+                return await self._dial(Endpoint(host, self.endpoint.port))
+        return await self._dial(Endpoint(found[-1], self.endpoint.port))
+
+    async def _dial(self, remote: Endpoint) -> None:
+        sock = socket.socket(socket.AF_INET6 if ":" in remote.host else socket.AF_INET)
         sock.setblocking(False)
         try:
-            async with self._step(f"dialling {self.endpoint}"):
+            async with self._step(f"dialling {remote}"):
                 if self._source is not None:
                     sock.bind((self._source, 0))
-                await asyncio.get_running_loop().sock_connect(sock, self.endpoint)
+                await asyncio.get_running_loop().sock_connect(sock, remote)
         except OSError as error:
             sock.close()
             code = "refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
-            raise LabError(code, f"{self.endpoint} cannot be reached: {error}") from error
+            raise LabError(code, f"{remote} cannot be reached: {error}") from error
         except BaseException:
             sock.close()
             raise
-        self._channel = Channel(sock)
+        self._channel, self._remote = Channel(sock), remote
 
     async def send_request(self) -> None:
         """Send everything that comes before the server's turn."""
         opening = self.opening
-        data = opening.first_bytes(local=self.channel.local, remote=self.endpoint)
+        data = opening.first_bytes(local=self.channel.local, remote=self._remote)
         size_bytes = opening.chunk_bytes or len(data)
         async with self._step("sending the request"):
             for at in range(0, len(data), size_bytes):
@@ -208,6 +222,14 @@ class LabClient:
                 if len(data) > limit_bytes:
                     raise LabError("too-long", f"more than {limit_bytes} bytes before the end")
         return bytes(data)
+
+    async def stay(self, seconds: float) -> None:
+        """Stay connected and read what comes. Raises LabError ``closed``, ``reset``: the other end left."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while await self.channel.read():
+                    pass
+                raise LabError("closed", "the session was ended by the other side")
 
     async def leave(self) -> None:
         """Disconnect in order: FIN, then wait a moment for the other end's."""

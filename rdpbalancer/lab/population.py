@@ -92,6 +92,10 @@ class Population:
     source_of: Callable[[str], str | None] = lambda _user: None
     timeout_s: float = 10.0
     visits: list[Visit] = field(default_factory=list)
+    # Told of each visit as it happens.
+    landed: Callable[[Visit], None] = lambda _visit: None
+    # Whose sessions the other side ended while they stayed.
+    ended: list[str] = field(default_factory=list)
     _here: dict[str, LabClient] = field(init=False, default_factory=dict)
 
     @property
@@ -111,7 +115,17 @@ class Population:
         if visit.error is not None:
             await self.leave(user)
         self.visits.append(visit)
+        self.landed(visit)
         return visit
+
+    async def stay(self, user: str, seconds: float) -> None:
+        """Stay connected. A session that the other side ends is noted in `ended`."""
+        try:
+            await self._here[user].stay(seconds)
+        except LabError as error:
+            if error.code not in ("closed", "reset"):
+                raise
+            self.ended.append(user)
 
     async def work(self, user: str, total_bytes: int) -> None:
         """Exchange random bytes with the desktop and check each. Raises LabError."""
@@ -136,10 +150,11 @@ class Population:
         *,
         visits_each: int,
         work_bytes: int,
+        hold_s: float = 0.0,
         pause_s: float = 0.0,
         concurrency: int = DEFAULT_CONCURRENCY,
     ) -> None:
-        """Let every user come, work and leave `visits_each` times, with random pauses up to `pause_s`.
+        """Let every user come, work, stay and leave `visits_each` times, with random pauses up to `pause_s`.
 
         At most `concurrency` users are there at once. Raises LabError if a session broke or corrupted;
         failed logins are only recorded.
@@ -150,16 +165,18 @@ class Population:
             for _ in range(visits_each):
                 await asyncio.sleep(self.rng.uniform(0, pause_s))
                 async with room:
-                    await self._visit(user, work_bytes)
+                    await self._visit(user, work_bytes, hold_s)
 
         await together(*map(life, self.rng.sample(self.users, len(self.users))))
 
-    async def _visit(self, user: str, work_bytes: int) -> None:
+    async def _visit(self, user: str, work_bytes: int, hold_s: float) -> None:
         visit = await self.come(user)
         if visit.error is not None:
             return
         try:
             await self.work(user, work_bytes)
+            if hold_s:
+                await self.stay(user, hold_s)
         finally:
             await self.leave(user)
 

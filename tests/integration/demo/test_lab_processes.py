@@ -76,7 +76,7 @@ def test_a_broker_sends_users_elsewhere(processes: Processes) -> None:
     """By a routing token, to the same address: there the user is in."""
     server, address = start_server(processes, "--behaviour", "broker", "--elsewhere", "127.0.0.9:3389")
     status, output = run(processes, "lab", "client", address, "--user", "alice")
-    assert (0, "alice: desktop ts1-1 on ts1 (new, redirected 1 times)\n") == (status, output)
+    assert (0, "alice: desktop ts1-1 on ts1 (new, redirected 1 time)\n") == (status, output)
     server.wait_for_output("sent elsewhere")
     assert re.search(r"connected \(no cookie, token b'Cookie: msts=\d+\.\d+\.0+', ", server.output())
 
@@ -126,3 +126,25 @@ def test_quiet_prints_nothing(processes: Processes) -> None:
     """But errors."""
     _, address = start_server(processes)
     assert (0, "") == run(processes, "--quiet", "lab", "client", address, "--user", "alice")
+
+
+def test_users_who_stay(processes: Processes) -> None:
+    """They tell when they are there, can be looked at and ended, and say whose session was ended."""
+    server, address = start_server(processes, "--name", "tsX")
+    port = address.rpartition(":")[2]
+    client = start(processes, "lab", "client", f"localhost:{port}", "--users", "3", "--hold", "5m")
+    client.wait_for_output("3 of 3 users there; each stays for 5m 00s")
+    server.stop(signal_number=signal.SIGINT)
+    assert 1 == client.wait(30)
+    assert (
+        "3 users, 3 visits: tsX 3\n3 sessions ended early: user00001, user00002, user00003" in client.output()
+    )
+
+
+def test_users_who_stay_until_ctrl_c(processes: Processes) -> None:
+    """Then they leave in order: all has gone well."""
+    _, address = start_server(processes, "--name", "tsX")
+    client = start(processes, "lab", "client", address, "--user", "alice", "--hold", "5m")
+    client.wait_for_output("1 of 1 user there")
+    assert 0 == client.stop(signal_number=signal.SIGINT)
+    assert "alice: desktop tsX-1 on tsX (new)" in client.output()

@@ -13,6 +13,7 @@ from rdpbalancer.lab.desktops import Broker
 from rdpbalancer.lab.opening import Opening
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.lab.terminal import Session, TerminalServer
+from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.token import encode_msts
 from tests.support.wait import wait_until_async
 
@@ -222,3 +223,20 @@ async def test_a_cancelled_client_leaves_nothing() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(wait(), 0.1)
         await wait_until_async(lambda: not server.connections, 5, "the end of the connection")
+
+
+async def test_a_client_finds_a_host_by_its_name() -> None:
+    """Of the name's addresses the first that answers is taken; localhost may be ::1 first."""
+    async with LabServer(host="127.0.0.1") as server:
+        there = Endpoint("localhost", server.endpoint.port)
+        async with LabClient(there, Opening(cookie="alice")) as client:
+            landing = await client.login("alice")
+    assert "ts1" == landing.server
+
+
+async def test_a_name_that_is_none() -> None:
+    """Is told as such."""
+    client = LabClient(Endpoint("no-such-host.invalid", 3389))
+    with pytest.raises(LabError) as caught:
+        await client.connect()
+    assert "unresolved" == caught.value.code

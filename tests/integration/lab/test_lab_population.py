@@ -110,3 +110,23 @@ async def test_a_population_tells_failures_from_broken_sessions() -> None:
         with pytest.raises(LabError) as caught:
             await crowd.live(visits_each=1, work_bytes=100_000)
         assert ("reset", []) == (caught.value.code, crowd.present)
+
+
+async def test_users_stay_as_long_as_they_are_told() -> None:
+    """All of them at once, after their work; a session that is ended meanwhile is noted, and no failure."""
+    async with LabServer() as server:
+        population = Population(server.endpoint, user_names(3), random.Random(1))
+        life = spawn(population.live(visits_each=1, work_bytes=100, hold_s=60, concurrency=3), name="life")
+        await wait_until_async(lambda: len(population.visits) == 3, 10, "all to be there")
+        assert 3 == len(population.present)
+        await server.stop()  # ends the sessions
+        await life
+    assert (3, []) == (len(population.ended), population.present)
+
+
+async def test_a_stay_has_an_end() -> None:
+    """Then the user leaves by themself."""
+    async with LabServer() as server:
+        population = Population(server.endpoint, ["alice"], random.Random(1))
+        await population.live(visits_each=1, work_bytes=0, hold_s=0.05)
+    assert ([], []) == (population.ended, population.present)

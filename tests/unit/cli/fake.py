@@ -1,17 +1,11 @@
 """A control server that says what the test has written down, and the command line run against it."""
 
-import io
 import json
-import os
-import pty
 import socket
-import subprocess
 import sys
-import termios
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from rdpbalancer import cli
-
-PATIENCE_S = 20.0
+from tests.support import terminal
+from tests.support.terminal import PATIENCE_S, Done
 
 
 class Refusal:
@@ -91,20 +85,6 @@ class FakeService:
         return True
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended, and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Return its output, which is JSON."""
-        return json.loads(self.out)
-
-
 def command(*args: str, service: FakeService | Path | None = None, **environ: str) -> Done:
     """Run the command line in this process, as its entry point does, with its output in a pipe."""
     where = service.path if isinstance(service, FakeService) else service
@@ -131,41 +111,13 @@ def run(tmp_path: Path, *args: str, **answers: list[Any]) -> tuple[Done, FakeSer
 
 def on_a_terminal(
     *args: str,
-    service: FakeService | Path,
+    service: FakeService,
     columns: int = 200,
     typed: str | None = None,
     errors: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Done:
-    """Run the command line as a process whose output is a terminal of 24 lines.
-
-    `typed`: standard input is that terminal too, and this is typed into it. `errors`: so is standard error.
-    """
-    where = service.path if isinstance(service, FakeService) else service
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, columns))
-    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rdpbalancer", "--socket", str(where), *args],
-        stdin=subprocess.DEVNULL if typed is None else theirs,
-        stdout=theirs,
-        stderr=theirs if errors else subprocess.PIPE,
-        env={**kept, "TERM": "xterm-256color", **(environ or {})},
+    """Run the command line as a process whose output is a terminal: see tests.support.terminal."""
+    return terminal.run(
+        *args, socket=service.path, columns=columns, typed=typed, errors=errors, environ=environ
     )
-    if typed is not None:
-        os.write(ours, typed.encode())
-    os.close(theirs)
-    out = io.BytesIO()
-    while chunk := _read(ours):
-        out.write(chunk)
-    os.close(ours)
-    _, err = process.communicate(timeout=PATIENCE_S)
-    said = out.getvalue().decode().replace("\r\n", "\n")
-    return Done(process.returncode, said, (err or b"").decode())
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # the other end of a terminal was closed
-        return b""

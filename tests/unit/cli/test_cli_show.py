@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.terminal import PATIENCE_S
 from tests.unit.cli import rows
-from tests.unit.cli.fake import PATIENCE_S, FakeService, command, on_a_terminal
+from tests.unit.cli.fake import FakeService, command, on_a_terminal
 
 ANSWERS: dict[str, list[Any]] = {
     "status": [rows.status()],

@@ -39,10 +39,30 @@ def test_addresses(text: str, expected: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("localhost", Endpoint("localhost", 3389)),
+        ("ts1.example.net:3390", Endpoint("ts1.example.net", 3390)),
+        ("[::1]:3390", Endpoint("::1", 3390)),
+    ],
+)
+def test_host_names_where_they_are_taken(text: str, expected: Endpoint) -> None:
+    """Where the client connects to."""
+    assert expected == Address(3389, names=True).convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["", "1.2.3:4", "a b", "a:b:c", "-x", "ts1:99999", "300.1.1.1"])
+def test_what_is_no_host_name(text: str) -> None:
+    """Half an address is none."""
+    with pytest.raises(click.BadParameter, match="no address or host name"):
+        Address(3389, names=True).convert(text, None, None)
+
+
+@pytest.mark.parametrize(
     "text", ["", "ts1:3389", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:x", "1.2.3:4"]
 )
 def test_what_is_no_address(text: str) -> None:
-    """Names are none: the lab asks no name server."""
+    """Names are none, where the lab listens."""
     with pytest.raises(click.BadParameter, match="no IP address and port"):
         Address(3389).convert(text, None, None)
 
@@ -58,7 +78,8 @@ def test_what_is_no_address(text: str) -> None:
         (("agent", "--mode", "shy"), "'shy' is not a valid AgentMode"),
         (("client", "127.0.0.1:3389"), "give --user NAME, or --users N"),
         (("client", "127.0.0.1:3389", "--user", "a", "--users", "2"), "give --user NAME, or --users N"),
-        (("client", "somewhere", "--user", "a"), "no IP address"),
+        (("client", "some where", "--user", "a"), "no address or host name"),
+        (("client", "127.0.0.1:3389", "--user", "a", "--hold", "soon"), "such as 500ms, 30s or 1h"),
         (("client", "--user", "a"), "ADDRESS"),
     ],
 )
