@@ -63,6 +63,13 @@ def _wait_upgraded(context: click.Context, generation: int) -> dict[str, Any]:
             progress = "the new code is starting"
         else:
             left = len(status["relays_retiring"])
+            reverted = status.get("upgrade_reverted")
+            if status["generation"] > generation and reverted and status["status"] == "running":
+                output.complain(
+                    f"version {reverted['version']} was left again, and version {status['version']} goes on"
+                    f" with all sessions: {reverted['detail']}"
+                )
+                sys.exit(output.EXIT_FAILED)
             if status["generation"] > generation and status["status"] == "running" and not left:
                 return status
             giving = output.counted(left, "relay is giving its", "relays are giving their")

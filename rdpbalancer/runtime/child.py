@@ -1,39 +1,59 @@
-"""The entry of child processes: ``python -m rdpbalancer.runtime.child ROLE DESCRIPTOR...``.
+"""The entry of child processes: ``python -m rdpbalancer.runtime.child ROLE ...``.
 
 Only the supervisor starts these. Signals of a terminal or a service manager reach every process of the
-service; children leave them to the supervisor, whose word they get over their line.
+service; children leave them to the supervisor, whose word they get over their line. Descriptor 2 is a pipe to
+the supervisor, for last words; what is logged goes to the descriptor that follows the role.
 """
 
 import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import setproctitle
 
 from rdpbalancer.runtime.loop import run
+from rdpbalancer.runtime.signals import ignore_harmless
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run a child process to its end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    role = arguments[0]
-    if role == "relay":
-        supervisor, router, index = arguments[1:]
-        setproctitle.setproctitle(f"rdpbalancer: relay {index}")
-        run(_relay(int(router), int(supervisor)))
-    elif role == "router":
-        supervisor, kept, path = arguments[1:]
-        setproctitle.setproctitle("rdpbalancer: router")
-        run(_router(int(supervisor), Path(kept), Path(path)))
-    elif role == "preflight":
-        _preflight(Path(arguments[1]), Path(arguments[2]))
+    ignore_harmless()
+    role = arguments[0] if arguments else ""
+    if role in ("relay", "router"):
+        _serve(role, arguments[1:])
+    elif role in ("preflight", "abilities"):
+        _preflight(Path(arguments[1]), Path(arguments[2]), rehearse=role == "preflight")
     else:
         message = f"rdpbalancer.runtime.child: there is no role {role!r}"
         raise SystemExit(message)
+
+
+def _serve(role: str, arguments: Sequence[str]) -> None:
+    from rdpbalancer.runtime import program
+
+    program.own()  # its descriptor is this process's own, and its variables nobody's
+    os.set_inheritable(int(arguments[0]), False)
+    sys.stderr = os.fdopen(int(arguments[0]), "w", buffering=1, errors="backslashreplace")
+    try:
+        if role == "relay":
+            supervisor, router, index = arguments[1:]
+            setproctitle.setproctitle(f"rdpbalancer: relay {index}")
+            run(_relay(int(router), int(supervisor)))
+        else:
+            supervisor, kept, path = arguments[1:]
+            setproctitle.setproctitle("rdpbalancer: router")
+            run(_router(int(supervisor), Path(kept), Path(path)))
+    except BaseException:
+        text = traceback.format_exc()
+        os.write(2, text.encode(errors="backslashreplace"))  # the supervisor logs it as why we have ended
+        sys.stderr = None  # told once
+        raise
 
 
 async def _relay(router: int, supervisor: int) -> None:
@@ -49,17 +69,23 @@ async def _router(supervisor: int, kept: Path, path: Path) -> None:
     await Router(_inherited(supervisor), active.kept(kept, path, environ=os.environ)).run()
 
 
-def _preflight(kept: Path, path: Path) -> None:
-    """Show that this code starts: everything can be imported, and the configuration in use be read."""
+def _preflight(kept: Path, path: Path, *, rehearse: bool) -> None:
+    """Show that this code starts: everything can be imported, and the configuration in use be read.
+
+    `rehearse`: supervisor, router and a relay also run, for a moment, on a copy of the state.
+    """
     import msgspec
 
     from rdpbalancer.relay import worker
-    from rdpbalancer.runtime import active, router, supervisor, upgrade
+    from rdpbalancer.runtime import active, rehearsal, router, supervisor, upgrade
     from rdpbalancer.settings.build import farm_of
 
-    farm_of(active.kept(kept, path, environ=os.environ).settings)
+    in_use = active.kept(kept, path, environ=os.environ)
+    farm_of(in_use.settings)
     needed = (worker.Relay, router.Router, supervisor.Supervisor)
-    assert all(needed)  # noqa: S101 (they are there; nothing is run yet)
+    assert all(needed)  # noqa: S101 (they are there; whether they run is tried below)
+    if rehearse and (problem := run(rehearsal.rehearse(in_use))):
+        raise SystemExit(problem)
     print(msgspec.json.encode(upgrade.abilities()).decode())  # noqa: T201 (the answer, read by the old code)
 
 

@@ -1,4 +1,8 @@
-"""Child processes of the supervisor: started, watched by pidfd, asked whether their loops turn, ended."""
+"""Child processes of the supervisor: started, watched by pidfd, asked whether their loops turn, ended.
+
+What a child has to log goes where the supervisor's own log goes. What it says when it fails (a traceback, the
+interpreter's last words) comes through a pipe, so that the log can say why it ended.
+"""
 
 import asyncio
 import contextlib
@@ -6,39 +10,101 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from rdpbalancer.relay.channel import Channel, pair
+from rdpbalancer.runtime.program import Program
+
+# The end of what a failing process has said: a traceback of some depth.
+_LAST_WORDS_BYTES = 8 * 1024
+_READ_BYTES = 4096
+_REASON_CHARS = 300
 
 
-def start(role: str, arguments: Sequence[str], sockets: Sequence[socket.socket]) -> tuple[int, socket.socket]:
-    """Start a child process; return its pid and our end of the line to it."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that has been started: our end of the line to it, and of the pipe of its failures."""
+
+    pid: int
+    line: socket.socket
+    failures: int
+
+
+def start(program: Program, role: str, arguments: Sequence[str], sockets: Sequence[socket.socket]) -> Started:
+    """Start a child process of `program`. Raises OSError."""
     ours, theirs = pair()
     passed = [theirs, *sockets]
     descriptors = [str(sock.fileno()) for sock in passed]
+    failures, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    # Not blocking is for our end alone; writing more than the pipe holds to nobody would lose the end of it.
+    os.set_blocking(write_end, True)
+    log = os.dup(2)
     try:
         process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
-            [sys.executable, "-m", "rdpbalancer.runtime.child", role, *descriptors, *arguments],
-            pass_fds=[sock.fileno() for sock in passed],
+            [*program.command("rdpbalancer.runtime.child"), role, str(log), *descriptors, *arguments],
+            env=program.environ(),
+            pass_fds=[log, *program.descriptors, *(sock.fileno() for sock in passed)],
             stdin=subprocess.DEVNULL,
+            stderr=write_end,
         )
     except OSError:
         ours.close()
+        os.close(failures)
         raise
     finally:
         theirs.close()
+        os.close(write_end)
+        os.close(log)
     process.returncode = 0  # watched and reaped by `Child`, by its pid: it may outlive this very program
-    return process.pid, ours
+    return Started(process.pid, ours, failures)
+
+
+class LastWords:
+    """The end of what a process says on the pipe of its failures."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._said = b""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pipe, self._readable)
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._pipe, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._said = (self._said + data)[-_LAST_WORDS_BYTES:]
+        if not data:
+            self._loop.remove_reader(self._pipe)
+
+    def close(self) -> list[str]:
+        """Read what is left, close the pipe, and return the lines."""
+        self._loop.remove_reader(self._pipe)
+        with contextlib.suppress(OSError):  # BlockingIOError: a process of the child's holds it open
+            while data := os.read(self._pipe, _READ_BYTES):
+                self._said = (self._said + data)[-_LAST_WORDS_BYTES:]
+        os.close(self._pipe)
+        return self._said.decode(errors="replace").splitlines()
+
+
+def reason(lines: Sequence[str]) -> str:
+    """Return the line that says why a process failed: the last one, where Python puts the error."""
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1][:_REASON_CHARS] if said else ""
 
 
 class Child:
     """One child process and the supervisor's line to it.
 
     `on_message(child, message)` gets what it says; `on_exit(child, how)` is called once, when it has ended.
+    `failures`: the pipe of its last words; None: a process that an earlier program has started. `last_words`
+    are its lines, at its end.
     """
 
     def __init__(
@@ -47,6 +113,7 @@ class Child:
         pid: int,
         line: socket.socket,
         *,
+        failures: int | None = None,
         decoder: msgspec.msgpack.Decoder[Any],
         on_message: Callable[["Child", msgspec.Struct], None],
         on_exit: Callable[["Child", str], None],
@@ -60,6 +127,9 @@ class Child:
         self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._ended)
         self.answered_at = self._loop.time()
+        self.answered = False
+        self.last_words: list[str] = []
+        self._failures = None if failures is None else LastWords(failures)
         self.channel = Channel(
             line,
             decoder,
@@ -77,5 +147,17 @@ class Child:
         os.close(self._pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.channel.close()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        self._on_exit(self, how)
+        how = _how(code)
+        if self._failures is not None:
+            self.last_words = self._failures.close()
+        why = reason(self.last_words)
+        self._on_exit(self, f"{how}: {why}" if why and code else how)
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"

@@ -100,8 +100,14 @@ class Doors:
 
     async def _close(self, gone: dict[str, Acceptor]) -> None:
         """Close acceptors. One whose port another listener has now is emptied first: nobody is reset."""
-        ports = {acceptor.listener.getsockname()[1] for acceptor in self._acceptors.values()}
-        replaced = [each for each in gone.values() if each.listener.getsockname()[1] in ports]
+        staying = {acceptor.listener.getsockname()[:2] for acceptor in self._acceptors.values()}
+        ports = {port for _, port in staying}
+        # The same address under another service's name is the same socket of the kernel: nothing to replace.
+        replaced = [
+            each
+            for each in gone.values()
+            if (address := each.listener.getsockname()[:2])[1] in ports and address not in staying
+        ]
         for acceptor in replaced:
             ignore_new(acceptor.listener)
         if replaced:

@@ -13,11 +13,14 @@ PROTOCOL_VERSION = 2
 class Hello(msgspec.Struct, tag="hello", array_like=True):
     """First word of the supervisor. A router that speaks another version refuses with a clear error.
 
-    `generation`: how often the service has been upgraded since its start.
+    `generation`: how often the service has been upgraded since its start. `reverted`: the version that was
+    left again and why, if this is the code from before an upgrade. `code_changed`: other code is installed.
     """
 
     version: int
     generation: int
+    reverted: dict[str, Any] | None = None
+    code_changed: bool = False
 
 
 class Listener(msgspec.Struct, tag="listener", array_like=True):
@@ -29,12 +32,19 @@ class Listener(msgspec.Struct, tag="listener", array_like=True):
 class RelayUp(msgspec.Struct, tag="relay-up", array_like=True):
     """Supervisor to router, with the router's end of a relay's line. `pid`: the relay's process.
 
-    `outdated`: it runs the code from before an upgrade, or a reload has made it one too many; its sessions
-    are to move to the others.
+    `outdated`: its sessions are to move to the others: a reload has made it one too many, or an upgrade has
+    replaced it. `previous`: it runs the code from before an upgrade, and serves until `Replace`.
     """
 
     pid: int
     outdated: bool = False
+    previous: bool = False
+
+
+class Replace(msgspec.Struct, tag="replace", array_like=True):
+    """Supervisor to router: relays of this code are there; have these earlier ones move their sessions."""
+
+    relays: list[int]
 
 
 class Begin(msgspec.Struct, tag="begin", array_like=True):
@@ -146,6 +156,7 @@ ToRouter = (
     Hello
     | Listener
     | RelayUp
+    | Replace
     | Begin
     | Ping
     | Reload

@@ -144,7 +144,10 @@ class Router:
         self._control: ControlServer | None = None
         self._relays_up: list[tuple[int, socket.socket]] = []
         self._outdated: list[int] = []
+        self._previous: list[int] = []
         self._generation = 0
+        self._reverted: dict[str, Any] | None = None
+        self._code_changed = False
         self._upgrade_answer: asyncio.Future[str] | None = None
         self._retiring = False
         self._farm_taken = False
@@ -282,18 +285,13 @@ class Router:
             case messages.Listener():
                 self.doors.give(message.name, sockets[0])
             case messages.RelayUp():
-                self._relays_up.append((message.pid, sockets[0]))
-                if message.outdated:
-                    self._outdated.append(message.pid)
-                self._add_relays()
+                self._relay_up(message, sockets[0])
             case messages.Begin():
                 self._begun.set()
             case messages.Ping():
                 self.supervisor.send(messages.Pong(message.number))
             case messages.Granted():
                 self.reloader.granted(message)
-            case messages.Committed():
-                self.reloader.committed(message)
             case messages.Happened():
                 self.events.remember(message.event)
                 self.warnings.note(message.event)
@@ -305,9 +303,35 @@ class Router:
             message = f"router: the supervisor speaks version {hello.version} of the private protocol"
             raise SystemExit(message)
         self._generation = hello.generation
+        self._reverted, self._code_changed = hello.reverted, hello.code_changed
+
+    def _relay_up(self, message: messages.RelayUp, line: socket.socket) -> None:
+        self._relays_up.append((message.pid, line))
+        if message.outdated:
+            self._outdated.append(message.pid)
+        if message.previous:
+            self._previous.append(message.pid)
+        self._add_relays()
+
+    def _replace(self, relays: list[int]) -> None:
+        """Relays of this code are there: those of the code before an upgrade give their sessions to them."""
+        if isinstance(self.relays, RelayPool):
+            self.relays.surrender(relays)
+        self._previous = [pid for pid in self._previous if pid not in relays]
+
+    def _relays_retiring(self) -> list[int]:
+        """Return the relays that give their sessions away, or will as soon as there are others."""
+        if isinstance(self.relays, InlineRelay):
+            return []
+        living = self.relays.sessions()
+        return [*self.relays.retiring(), *(pid for pid in self._previous if pid in living)]
 
     def _ordered(self, message: msgspec.Struct) -> None:
         match message:
+            case messages.Replace():
+                self._replace(message.relays)
+            case messages.Committed():
+                self.reloader.committed(message)
             case messages.Opened():
                 spawn(self.doors.apply(self._settings), name="accept on what is open now")
             case messages.ReopenLog():
@@ -395,8 +419,10 @@ class Router:
             "relays": {str(pid): sessions for pid, sessions in self.relays.sessions().items()},
             "version": __version__,
             "generation": self._generation,
-            "relays_retiring": self.relays.retiring() if isinstance(self.relays, RelayPool) else [],
+            "relays_retiring": self._relays_retiring(),
             "health": self.health_word().value,
+            "upgrade_reverted": self._reverted,
+            "code_changed": self._code_changed,
             "sessions": len(self.dispatcher.ledger),
             "half_open": self.admission.half_open,
             "queue": sum(map(self.dispatcher.queue_length, self.dispatcher.farm.services)),

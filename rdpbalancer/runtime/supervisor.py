@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,16 @@ from rdpbalancer import __version__
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.relay import messages as relay_messages
 from rdpbalancer.relay.channel import pair
-from rdpbalancer.runtime import activation, children, messages, upgrade
+from rdpbalancer.runtime import activation, children, messages, signals, upgrade
 from rdpbalancer.runtime import active as active_file
+from rdpbalancer.runtime import program as programs
 from rdpbalancer.runtime.active import Active, relay_count
 from rdpbalancer.runtime.children import Child
 from rdpbalancer.runtime.listeners import CONTROL, Listeners, wanted_listeners
 from rdpbalancer.runtime.notify import Notifier
-from rdpbalancer.runtime.upgrade import Inherited, ListenerState, RelayState
+from rdpbalancer.runtime.program import Program
+from rdpbalancer.runtime.trial import Trial
+from rdpbalancer.runtime.upgrade import Inherited, ListenerState, RelayState, Reverted
 from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.events import Events
@@ -45,17 +49,31 @@ _STOP_GRACE_S = 8.0
 _OPEN_AGAIN_S = 5.0
 # Turns of the loop that a signal needs from the kernel to its handler.
 _LAST_SIGNALS_S = 0.02
+# The frames of a traceback that matter, and the error.
+_OUTPUT_LINES = 20
 # Events of ours that a new router is told of, so that `show events` says why there is a new one.
 _EVENTS_TOLD = 100
 
 
 class Supervisor:
-    """Runs the service until it is told to stop."""
+    """Runs the service until it is told to stop.
+
+    `program`: the code that its processes run. `listening` False: it opens its control socket alone.
+    """
 
     def __init__(
-        self, active: Active, *, events: Events, notifier: Notifier, inherited: Inherited | None = None
+        self,
+        active: Active,
+        *,
+        events: Events,
+        notifier: Notifier,
+        program: Program,
+        inherited: Inherited | None = None,
+        listening: bool = True,
     ) -> None:
         self._active = active
+        self._program = program
+        self._listening = listening
         self._events = events
         self._notifier = notifier
         self._inherited = inherited
@@ -64,6 +82,12 @@ class Supervisor:
         self._relays: dict[int, Child] = {}
         self._router_ends: dict[int, socket.socket] = {}
         self._relay_numbers: dict[int, int] = {}
+        self._relay_code: dict[int, str] = {}
+        self._trial: Trial | None = None
+        self._before = inherited.before if inherited is not None else None
+        self._going_back = False
+        self._reverted: Reverted | None = None
+        self._code_change_told = False
         self._wanted_relays = relay_count(active.settings)
         self._drain_s = active.settings.global_.shutdown_timeout
         self._router: Child | None = None
@@ -80,41 +104,66 @@ class Supervisor:
         self._missing: dict[str, str] = {}
         self._open_again_at = 0.0
         self._ready = False
-        self._router_ready = False
+        self.router_ready = False
         self._events.on_event = self._tell_router
 
     # ---- life --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ConfigurationError if a listener cannot be opened."""
-        if self._inherited is not None:
-            self._take_over(self._inherited)
-        mode = int(self._active.settings.global_.control_socket_mode, 8)
-        wanted = wanted_listeners(self._active.settings)
-        self._listeners.activate(wanted, activation.activated(os.environ))
-        self._listeners.open_missing(wanted, control_mode=mode)
-        self._store()
-        if self._inherited is None:
-            # Not before the control socket is ours: a running service's configuration is not to be replaced.
-            active_file.keep(self._active)
-        for number, handler in (
-            (signal.SIGTERM, self.stop),
-            (signal.SIGINT, self.stop),
-            (signal.SIGHUP, self._reload),
-        ):
-            self._loop.add_signal_handler(number, handler)
-        upgrade.signals_may_come()
-        self._adjust_relays()
-        self._start_router()
+        try:
+            self._begin()
+        except Exception as error:
+            if self._before is not None and self._inherited is not None:
+                self._go_back_at_once(self._inherited, self._before, f"{type(error).__name__}: {error}")
+            self._end_everything()
+            raise
         pinging = spawn(self._ping(), name="ping children")
         try:
             await self._stopped.wait()
             await self._end_relays()
         finally:
             pinging.cancel()
-            for child in self._children():
-                child.kill()
-            self._listeners.close_all()
+            self._end_everything()
+
+    def _begin(self) -> None:
+        """Take over or open what there is to be listened on, and start the other processes."""
+        if self._inherited is not None:
+            self._take_over(self._inherited)
+        else:
+            mode = int(self._active.settings.global_.control_socket_mode, 8)
+            wanted = self._wanted_listeners()
+            self._listeners.activate(wanted, activation.activated(os.environ))
+            self._stored.update(address for _, address, _ in self._listeners)  # it has what it passed
+            self._listeners.open_missing(wanted, control_mode=mode)
+            self._store()
+            # Not before the control socket is ours: a running service's configuration is not to be replaced.
+            active_file.keep(self._active)
+        for number, handler in (
+            (signal.SIGTERM, self.stop),
+            (signal.SIGINT, self.stop),
+            (signal.SIGHUP, self._reload),
+            (signal.SIGUSR1, self._reopen_logs),
+        ):
+            self._loop.add_signal_handler(number, handler)
+        upgrade.signals_may_come()
+        if self._inherited is None:
+            self._adjust_relays()
+        self._start_router()
+
+    def _end_everything(self) -> None:
+        for child in self._children():
+            child.kill()
+        self._listeners.close_all()
+
+    def _wanted_listeners(self) -> dict[str, str]:
+        wanted = wanted_listeners(self._active.settings)
+        return wanted if self._listening else {CONTROL: wanted[CONTROL]}
+
+    def end_now(self) -> None:
+        """End without draining, for there is nobody to be drained."""
+        self._stopping = True
+        self._stopped.set()
 
     def stop(self) -> None:
         """Drain and end; said a second time, end now."""
@@ -146,7 +195,7 @@ class Supervisor:
         return self._upgrading and self._router.retiring
 
     def _reload(self) -> None:
-        self._reopen_log()  # for whoever has rotated the file
+        self._reopen_logs()  # for whoever has rotated the file
         self._reload_later = True
         self._reload_if_ready()
 
@@ -155,7 +204,7 @@ class Supervisor:
         if (
             self._reload_later
             and self._router is not None
-            and self._router_ready
+            and self.router_ready
             and not self._router.retiring
         ):
             self._reload_later = False
@@ -179,7 +228,11 @@ class Supervisor:
 
     async def _upgrade(self, router: Child) -> None:
         """Become the newly installed code, if it shows that it can take over; if not, go on as we are."""
-        problem = await upgrade.preflight(active_file.kept_file(self._active), self._active.path)
+        if self._trial is not None and not self._trial.ready:
+            problem = "the upgrade before is not through; wait for its end"
+        else:
+            kept = active_file.kept_file(self._active)
+            problem = await upgrade.preflight(programs.newest(), kept, self._active.path)
         if not problem and (self._router is not router or self._stopping):
             problem = "the service has been stopped or its router restarted meanwhile"
         if problem:
@@ -193,15 +246,93 @@ class Supervisor:
             router.channel.send(messages.Retire())  # its end brings us to _leave_to_new_code
 
     def _leave_to_new_code(self) -> None:
-        later = {signal.SIGTERM: self._stop_later, signal.SIGHUP: self._reload_later}
+        left = self._left_behind()
+        # Without an archive of its own code the program before cannot come back.
+        left.before = self._program if self._program.code >= 0 else None
         try:
-            upgrade.become_new(
-                self._left_behind(), self._active.path, then=[number for number in later if later[number]]
-            )
+            upgrade.become(programs.newest(), left, self._active.path, then=self._signals_to_come())
         except OSError as error:
             self._upgrading = False
             self._events.error("upgrade_failed", detail=f"{error}: going on with the old code")
             self._start_router()
+
+    def _signals_to_come(self) -> list[signal.Signals]:
+        later = {signal.SIGTERM: self._stop_later, signal.SIGHUP: self._reload_later}
+        return [number for number in later if later[number]]
+
+    # ---- the way back ------------------------------------------------------------------------------
+
+    def _judge_trial(self, now: float) -> None:
+        """Go back to the program before if this one does not work; forget that one if this one does."""
+        if self._trial is None or self._going_back or self._stopping:
+            return
+        if why := self._trial.failed(now):
+            self._going_back = True
+            spawn(self._go_back(why), name="way back")
+        elif self._trial.passed(now):
+            self._end_trial()
+            self._events.info("upgrade_confirmed", detail=f"version {__version__} has worked for a minute")
+
+    def _end_trial(self) -> None:
+        self._trial = None
+        if self._before is not None:
+            for descriptor in self._before.descriptors:
+                os.close(descriptor)
+            self._before = None
+
+    async def _go_back(self, why: str) -> None:
+        """Become the program before this one again. Relays and their sessions stay as they are."""
+        before = self._before
+        if before is None:
+            return
+        self._events.error("upgrade_reverting", detail=f"version {__version__} is left again: {why}")
+        kept = active_file.kept_file(self._active)
+        problem = await upgrade.preflight(before, kept, self._active.path, rehearse=False)
+        if self._stopping:
+            return
+        if problem:  # what it needs has been replaced, too
+            self._going_back = False
+            self._end_trial()
+            detail = f"version {before.version} cannot come back: {problem}; going on with {__version__}"
+            self._events.error("upgrade_not_reverted", detail=detail)
+            if self._router is None:
+                self._restart("router", self._start_router)
+            return
+        upgrade.hold_signals()
+        if self._router is not None:
+            self._router.kill()
+            while self._router is not None:
+                self._changed.clear()
+                await self._changed.wait()
+        # A signal that has come is still on its way through the loop; the next program would not see it.
+        await asyncio.sleep(_LAST_SIGNALS_S)
+        left = self._left_behind()
+        left.reverted = Reverted(__version__, why, time.time())
+        try:
+            upgrade.become(before, left, self._active.path, then=self._signals_to_come())
+        except OSError as error:
+            self._going_back = False
+            self._end_trial()
+            self._events.error("upgrade_not_reverted", detail=f"{error}; going on with {__version__}")
+            self._start_router()
+
+    def _go_back_at_once(self, inherited: Inherited, before: Program, why: str) -> None:
+        """The new supervisor itself does not start: leave what was inherited to the program before."""
+        self._events.error("upgrade_reverting", detail=f"version {__version__} is left again: {why}")
+        if self._router is not None:
+            self._router.kill()
+            os.waitpid(self._router.pid, 0)
+        left = msgspec.structs.replace(
+            inherited,
+            generation=inherited.generation + 1,
+            before=None,
+            reverted=Reverted(__version__, f"its supervisor did not start: {why}", time.time()),
+        )
+        try:
+            upgrade.hold_signals()
+            upgrade.become(before, left, self._active.path)
+        except OSError as error:
+            self._events.error("upgrade_not_reverted", detail=str(error))
 
     def _left_behind(self) -> Inherited:
         return Inherited(
@@ -212,7 +343,12 @@ class Supervisor:
             ],
             relays=[
                 RelayState(
-                    pid, self._relay_numbers[pid], relay.line.fileno(), self._router_ends[pid].fileno()
+                    pid,
+                    self._relay_numbers[pid],
+                    relay.line.fileno(),
+                    self._router_ends[pid].fileno(),
+                    self._relay_code[pid],
+                    relay.retiring,
                 )
                 for pid, relay in self._relays.items()
             ],
@@ -224,19 +360,30 @@ class Supervisor:
         return self._inherited.generation if self._inherited is not None else 0
 
     def _take_over(self, inherited: Inherited) -> None:
-        """Go on with what the program before this one has left. Its relays are outdated."""
+        """Go on with what the program before this one has left.
+
+        Its relays serve until this one's router is ready and has relays of its own.
+        """
         for listener in inherited.listeners:
             sock = upgrade.taken_over(listener.descriptor)
             self._listeners.inherit(listener.name, listener.address, sock)
             self._stored.add(listener.address)
         self._drain_s = inherited.drain_s
         for left in inherited.relays:
-            relay = self._watch_relay(left.pid, upgrade.taken_over(left.line), left.number)
-            relay.retiring = True
+            relay = self._watch_relay(left.pid, upgrade.taken_over(left.line), left.number, left.code)
+            relay.retiring = left.retired
             self._router_ends[left.pid] = upgrade.taken_over(left.router_end)
-        self._events.info(
-            "upgraded", detail=f"to version {__version__}", relays_to_move=len(inherited.relays)
-        )
+        if inherited.before is not None:
+            for descriptor in inherited.before.descriptors:
+                os.set_inheritable(descriptor, False)
+            self._trial = Trial(began_at=self._loop.time())
+        self._reverted = inherited.reverted
+        if self._reverted is None:
+            outdated = len(self._outdated())
+            self._events.info("upgraded", detail=f"to version {__version__}", relays_to_move=outdated)
+        else:
+            detail = f"back to version {__version__} from {self._reverted.version}: {self._reverted.detail}"
+            self._events.error("upgrade_reverted", detail=detail, version=self._reverted.version)
 
     # ---- reload ------------------------------------------------------------------------------------
 
@@ -278,7 +425,7 @@ class Supervisor:
         settings = self._active.settings
         self._wanted_relays, self._drain_s = relay_count(settings), settings.global_.shutdown_timeout
         self._open_possible()
-        self._forget(self._listeners.close_others(wanted_listeners(settings)))
+        self._forget(self._listeners.close_others(self._wanted_listeners()))
         try:
             self._listeners.restrict(int(settings.global_.control_socket_mode, 8))
         except OSError as error:
@@ -286,8 +433,8 @@ class Supervisor:
 
     def _open_possible(self) -> list[str]:
         """Open what is missing; return what could be opened. What cannot be is told once, and tried again."""
-        settings = self._active.settings
-        wanted, mode = wanted_listeners(settings), int(settings.global_.control_socket_mode, 8)
+        wanted = self._wanted_listeners()
+        mode = int(self._active.settings.global_.control_socket_mode, 8)
         opened, missing = self._listeners.open_possible(wanted, control_mode=mode)
         self._store()
         for name, problem in missing.items():
@@ -327,6 +474,12 @@ class Supervisor:
                 self._stored.discard(address)
                 self._notifier.forget(activation.store_name(address))
 
+    def _reopen_logs(self) -> None:
+        """Open the log file anew, here and in the router, for whoever has rotated it."""
+        self._reopen_log()
+        if self._router is not None and self.router_ready:
+            self._router.channel.send(messages.ReopenLog())
+
     def _reopen_log(self) -> None:
         try:
             _configure_logs(self._active)
@@ -337,7 +490,10 @@ class Supervisor:
 
     def _adjust_relays(self) -> list[int]:
         """Start relays that are missing; return those that are too many, which end with their sessions."""
-        serving = [pid for pid, relay in self._relays.items() if not relay.retiring]
+        if self._inherited is not None and not self._ready:
+            return []  # what is there serves until this code has shown that it works
+        outdated = self._outdated()
+        serving = [pid for pid, relay in self._relays.items() if not relay.retiring and pid not in outdated]
         for _ in range(self._wanted_relays - len(serving)):
             self._start_relay()
         surplus = serving[self._wanted_relays :]
@@ -348,74 +504,132 @@ class Supervisor:
     def _start_relay(self) -> None:
         number = min(set(range(1, len(self._relay_numbers) + 2)) - set(self._relay_numbers.values()))
         ours, theirs = pair()
-        pid, line = children.start("relay", [str(number)], [theirs])
-        theirs.close()
-        self._watch_relay(pid, line, number)
+        try:
+            started = children.start(self._program, "relay", [str(number)], [theirs])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        pid = started.pid
+        relay = self._watch_relay(pid, started.line, number, self._program.mark, started.failures)
+        relay.channel.send(relay_messages.Ping(self._ping_number))
         self._router_ends[pid] = ours
         if self._router is not None:
             self._router.channel.send(messages.RelayUp(pid), [ours.dup()])
 
-    def _watch_relay(self, pid: int, line: socket.socket, number: int) -> Child:
+    def _outdated(self) -> list[int]:
+        """Return the relays that run other code than this, and still take sessions."""
+        return [
+            pid
+            for pid, relay in self._relays.items()
+            if self._relay_code[pid] != self._program.mark and not relay.retiring
+        ]
+
+    def _replace_outdated(self) -> None:
+        """Have the sessions of earlier code's relays moved, once all relays of this code are there."""
+        outdated = self._outdated()
+        serving = [relay for pid, relay in self._relays.items() if not relay.retiring and pid not in outdated]
+        if not outdated or not self._ready or len(serving) < self._wanted_relays:
+            return
+        if self._router is not None and all(relay.answered for relay in serving):
+            for pid in outdated:
+                self._relays[pid].retiring = True
+            self._router.channel.send(messages.Replace(outdated))
+
+    def _watch_relay(
+        self, pid: int, line: socket.socket, number: int, code: str, failures: int | None = None
+    ) -> Child:
         relay = Child(
             "relay",
             pid,
             line,
+            failures=failures,
             decoder=relay_messages.FROM_RELAY,
             on_message=self._relay_said,
             on_exit=self._relay_ended,
         )
         self._relays[pid] = relay
         self._relay_numbers[pid] = number
+        self._relay_code[pid] = code
         return relay
 
     def _relay_said(self, relay: Child, message: msgspec.Struct) -> None:
         if isinstance(message, relay_messages.Pong):
-            relay.answered_at = self._loop.time()
+            relay.answered_at, first = self._loop.time(), not relay.answered
+            relay.answered = True
+            if first:
+                self._replace_outdated()
 
     def _relay_ended(self, relay: Child, how: str) -> None:
         del self._relays[relay.pid]
         del self._relay_numbers[relay.pid]
+        code = self._relay_code.pop(relay.pid)
         self._router_ends.pop(relay.pid).close()
         self._changed.set()
         if self._stopping or relay.retiring:
             return
-        self._events.error("relay_ended", relay=relay.pid, detail=f"{how}; a new one is started")
+        self._events.error(
+            "relay_ended",
+            relay=relay.pid,
+            detail=f"{how}; a new one is started",
+            **_output(relay.last_words),
+        )
+        if self._trial is not None and code == self._program.mark:
+            self._trial.died("relay", how)
+            self._judge_trial(self._loop.time())
         self._restart("relay", self._start_missing_relays)
 
     def _start_missing_relays(self) -> None:
-        if not self._stopping:
+        if not self._stopping and not self._going_back:
             self._adjust_relays()
 
     # ---- the router --------------------------------------------------------------------------------
 
     def _start_router(self) -> None:
-        if self._stopping:
+        if self._stopping or self._going_back:
             return
-        self._router_ready = False
+        self.router_ready = False
         # One that was killed in the middle of a reload may have left listeners of either configuration.
         self._follow_kept()
         kept = active_file.kept_file(self._active)
-        pid, line = children.start("router", [str(kept), str(self._active.path)], [])
+        started = children.start(self._program, "router", [str(kept), str(self._active.path)], [])
         self._router = Child(
             "router",
-            pid,
-            line,
+            started.pid,
+            started.line,
+            failures=started.failures,
             decoder=messages.FROM_ROUTER,
             on_message=self._router_said,
             on_exit=self._router_ended,
         )
         channel = self._router.channel
-        channel.send(messages.Hello(messages.PROTOCOL_VERSION, self._generation))
+        reverted = None if self._reverted is None else msgspec.to_builtins(self._reverted)
+        channel.send(
+            messages.Hello(messages.PROTOCOL_VERSION, self._generation, reverted, self._code_changed())
+        )
         for name, _, sock in self._listeners:
             channel.send(messages.Listener(name), [sock.dup()])
+        previous = self._outdated()
         for relay, router_end in self._router_ends.items():
             outdated = self._relays[relay].retiring  # also those that a reload made too many
-            channel.send(messages.RelayUp(relay, outdated), [router_end.dup()])
+            channel.send(messages.RelayUp(relay, outdated, relay in previous), [router_end.dup()])
         for event in self._events.recent()[-_EVENTS_TOLD:]:
             channel.send(messages.Happened(event))
         channel.send(messages.Begin())
         if self._stop_later:
             self.stop()
+
+    def _code_changed(self) -> bool:
+        """Whether other code is installed than this; told once. Processes are started from this one still."""
+        changed = bool(self._program.installed) and programs.fingerprint() != self._program.installed
+        if changed and not self._code_change_told and self._ready:
+            detail = (
+                f"version {__version__} goes on from memory; `rdpbalancer upgrade` runs what is installed"
+            )
+            self._events.warning("code_changed", detail=detail)
+        self._code_change_told |= changed
+        return changed
 
     def _tell_router(self, event: dict[str, Any]) -> None:
         """Have an event of ours shown among the router's."""
@@ -433,7 +647,8 @@ class Supervisor:
                 spawn(self._upgrade(router), name="upgrade")
             case messages.Ready():
                 self._notifier.send(READY=1, STATUS=message.status)
-                self._ready = self._router_ready = True
+                self._ready = self.router_ready = True
+                self._now_ready()
                 self._reload_if_ready()
             case messages.Reloaded():
                 self._commit()
@@ -442,11 +657,27 @@ class Supervisor:
             case messages.Status():
                 self._notifier.send(STATUS=message.text)
 
+    def _now_ready(self) -> None:
+        if self._trial is not None:
+            self._trial.router_ready(self._loop.time())
+        try:
+            surplus = self._adjust_relays()
+        except OSError as error:  # no process or descriptor left: for now
+            self._events.error("process_not_started", role="relay", detail=str(error))
+            self._restart("relay", self._start_missing_relays)
+            return
+        if surplus and self._router is not None:
+            self._router.channel.send(messages.Replace(surplus))
+        self._replace_outdated()
+
     def _router_ended(self, router: Child, how: str) -> None:
         self._router = None
+        self.router_ready = False
         self._changed.set()
         if self._stopping:
             self._stopped.set()
+            return
+        if self._going_back:
             return
         if self._upgrading and router.retiring:
             # A signal that has come is still on its way through the loop; the new program would not see it.
@@ -455,7 +686,10 @@ class Supervisor:
             return
         self._upgrading = False
         detail = f"{how}; a new one is started, live sessions go on"
-        self._events.error("router_ended", detail=detail)
+        self._events.error("router_ended", detail=detail, **_output(router.last_words))
+        if self._trial is not None:
+            self._trial.died("router", how)
+            self._judge_trial(self._loop.time())
         self._restart("router", self._start_router)
 
     # ---- care --------------------------------------------------------------------------------------
@@ -491,12 +725,16 @@ class Supervisor:
             for child in self._children():
                 self._ping_one(child, now)
             self._open_missing(now)
+            self._judge_trial(now)
             self._answer_watchdog(now)
 
     def _ping_one(self, child: Child, now: float) -> None:
         silent_s = now - child.answered_at
         if silent_s > HANG_S:
-            self._events.error("process_stuck", role=child.role, pid=child.pid, silent_s=round(silent_s))
+            detail = f"the {child.role} {child.pid} did not answer for {round(silent_s)} s"
+            self._events.error(
+                "process_stuck", role=child.role, pid=child.pid, silent_s=round(silent_s), detail=detail
+            )
             child.kill()
         else:
             ping = messages.Ping if child.role == "router" else relay_messages.Ping
@@ -511,6 +749,8 @@ class Supervisor:
 
 async def serve(path: Path) -> None:
     """Run the service with the configuration at `path`. Raises ConfigurationError, ChannelError, OSError."""
+    signals.ignore_harmless()
+    program = programs.own()
     inherited = upgrade.inherited_state()
     if inherited is None:
         active = active_file.read(path, environ=os.environ)
@@ -519,7 +759,12 @@ async def serve(path: Path) -> None:
         active = active_file.kept(Path(inherited.kept), path, environ=os.environ)
     _configure_logs(active)
     notifier = Notifier(os.environ)
-    await Supervisor(active, events=Events(), notifier=notifier, inherited=inherited).run()
+    await Supervisor(active, events=Events(), notifier=notifier, program=program, inherited=inherited).run()
+
+
+def _output(lines: list[str]) -> dict[str, list[str]]:
+    """Return what a process said at its end as a field of its event, if it said more than its reason."""
+    return {"output": lines[-_OUTPUT_LINES:]} if len(lines) > 1 else {}
 
 
 def _configure_logs(active: Active) -> None:

@@ -1,7 +1,8 @@
-"""Upgrading: what the supervisor takes along when it becomes the newly installed code.
+"""Upgrading: what the supervisor takes along when it becomes the newly installed code, and the way back.
 
 The process stays, and with it its id, the listening sockets, the relays and the lines to them; only the
 program changes (execve(2)). Before that the new code has to show that it starts and understands all this.
+It also takes along the program before it, and becomes that one again if its router does not work.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,13 +20,15 @@ import msgspec
 from rdpbalancer import __version__
 from rdpbalancer.errors import ChannelError
 from rdpbalancer.relay.messages import PROTOCOL_VERSION as RELAY_PROTOCOL
+from rdpbalancer.runtime.children import reason
+from rdpbalancer.runtime.program import Program
 
 STATE_VERSION = 1
 _ENVIRONMENT = "RDPBALANCER_INHERITED"
 # Starting Python, importing everything and reading the configuration; a busy machine is given time.
 _PREFLIGHT_S = 60.0
 # Not to be lost, or deadly, while there is no handler: between the old program and the new one.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class ListenerState(msgspec.Struct):
@@ -37,18 +40,33 @@ class ListenerState(msgspec.Struct):
 
 
 class RelayState(msgspec.Struct):
-    """A relay process: our line to it, and the router's line, which we keep for the next router."""
+    """A relay process: our line to it, and the router's line, which we keep for the next router.
+
+    `code`: the mark of the code that it runs. `retired`: it has been told to take no more sessions.
+    """
 
     pid: int
     number: int
     line: int
     router_end: int
+    code: str = ""
+    retired: bool = False
+
+
+class Reverted(msgspec.Struct):
+    """An upgrade that has been taken back: the version that was left again, why, and when (Unix time)."""
+
+    version: str
+    detail: str
+    at: float
 
 
 class Inherited(msgspec.Struct):
-    """What one program leaves to the next.
+    """What one program leaves to the next, or to the one before it.
 
-    `generation`: upgrades since the service was started; `kept`: the file of the configuration in use.
+    `generation`: programs since the service was started; `kept`: the file of the configuration in use;
+    `before`: the program to go back to, None: there is none; `reverted`: this is the way back. Fields are
+    only ever added, at the end and with a default: older code ignores what it does not know.
     """
 
     generation: int
@@ -57,6 +75,8 @@ class Inherited(msgspec.Struct):
     relays: list[RelayState]
     drain_s: float
     version: int = STATE_VERSION
+    before: Program | None = None
+    reverted: Reverted | None = None
 
 
 class Abilities(msgspec.Struct):
@@ -72,20 +92,26 @@ def abilities() -> Abilities:
     return Abilities(__version__, [STATE_VERSION], [RELAY_PROTOCOL])
 
 
-async def preflight(kept: Path, path: Path) -> str:
-    """Let the newly installed code show that it can take over; return what speaks against it, or nothing."""
-    command = [sys.executable, "-m", "rdpbalancer.runtime.child", "preflight", str(kept), str(path)]
+async def preflight(program: Program, kept: Path, path: Path, *, rehearse: bool = True) -> str:
+    """Let a program show that it can take over; return what speaks against it, or nothing.
+
+    `rehearse`: its processes also run for a moment, on a copy of the state; without it they are only loaded.
+    """
+    role = "preflight" if rehearse else "abilities"
+    command = [*program.command("rdpbalancer.runtime.child"), role, str(kept), str(path)]
     try:
-        done = await asyncio.to_thread(_run, command)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"the new code does not start: {error}"
+        done = await asyncio.to_thread(_run, command, program)
+    except subprocess.TimeoutExpired:
+        return f"the code does not start: its trial start took more than {_PREFLIGHT_S:.0f} s"
+    except OSError as error:
+        return f"the code does not start: {error}"
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        return f"the new code does not start: {said[-1]}"
+        said = reason(done.stderr.decode(errors="replace").splitlines())
+        return f"the code does not start: {said or 'it said nothing'}"
     try:
         able = msgspec.json.decode(done.stdout, type=Abilities)
     except msgspec.MsgspecError as error:
-        return f"the new code does not say what it can take over: {error}"
+        return f"the code does not say what it can take over: {error}"
     if STATE_VERSION not in able.state_versions:
         return f"version {able.version} cannot take over state {STATE_VERSION}: restart the service instead"
     if RELAY_PROTOCOL not in able.relay_protocols:
@@ -93,12 +119,18 @@ async def preflight(kept: Path, path: Path) -> str:
     return ""
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+def _run(command: Sequence[str], program: Program) -> subprocess.CompletedProcess[bytes]:
     # The thread outlives this call in its pool. With signals blocked in the main thread alone, one that comes
     # just before the exec would be delivered to it, and end with the old program.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     return subprocess.run(  # noqa: S603 (our own program, no shell)
-        command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=_PREFLIGHT_S
+        command,
+        capture_output=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=_PREFLIGHT_S,
+        env=program.environ(),
+        pass_fds=program.descriptors,
     )
 
 
@@ -107,12 +139,16 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
-def become_new(inherited: Inherited, path: Path, *, then: Iterable[signal.Signals]) -> None:
-    """Become the newly installed code, in this very process. Returns only by an OSError.
+def become(
+    program: Program, inherited: Inherited, path: Path, *, then: Iterable[signal.Signals] = ()
+) -> None:
+    """Become another program, in this very process. Returns only by an OSError.
 
-    `then`: signals that the new code is to get as soon as it listens to signals.
+    `then`: signals that it is to get as soon as it listens to signals.
     """
-    descriptors = [listener.descriptor for listener in inherited.listeners]
+    descriptors = [listener.descriptor for listener in inherited.listeners] + program.descriptors
+    if inherited.before is not None:
+        descriptors += inherited.before.descriptors
     for relay in inherited.relays:
         descriptors += [relay.line, relay.router_end]
     memory = os.memfd_create("rdpbalancer-inherited", 0)  # 0: it stays open over exec
@@ -124,10 +160,10 @@ def become_new(inherited: Inherited, path: Path, *, then: Iterable[signal.Signal
         os.kill(os.getpid(), number)  # blocked, and so kept by the kernel until the new code lets it in
     sys.stdout.flush()
     sys.stderr.flush()
-    environ = {**os.environ, _ENVIRONMENT: str(memory)}
+    environ = {**program.environ(), _ENVIRONMENT: str(memory)}
     try:
         os.execve(  # noqa: S606 (our own program, no shell)
-            sys.executable, [sys.executable, "-m", "rdpbalancer", "run", "-c", str(path)], environ
+            program.executable, [*program.command("rdpbalancer"), "run", "-c", str(path)], environ
         )
     finally:  # only after an error
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -90,6 +90,18 @@ RULES: Final = (
         for_s=24 * HOUR,
     ),
     Rule(
+        "upgrade_reverted",
+        "the last upgrade was taken back: {detail}",
+        until=("upgraded",),
+        for_s=24 * HOUR,
+    ),
+    Rule(
+        "upgrade_not_reverted",
+        "the last upgrade does not work and could not be taken back: {detail}",
+        until=("upgraded",),
+    ),
+    Rule("code_changed", "other code is installed than runs: {detail}", until=("upgraded",)),
+    Rule(
         "cookie_collision", "one cookie in {service} stands for many people", for_s=LATELY, per=("service",)
     ),
     Rule(

@@ -13,7 +13,8 @@ from tests.support.processes import RealProcess, free_ports
 from tests.support.wait import wait_until
 
 _START_TIMEOUT_S = 15
-_COMMAND_TIMEOUT_S = 30
+# `upgrade --wait` itself waits up to 90 s.
+_COMMAND_TIMEOUT_S = 100
 
 
 class CommandFailed(AssertionError):  # noqa: N818 - it reads as the sentence it is in a test's output

@@ -13,8 +13,9 @@ import pytest
 
 from rdpbalancer.relay import messages as relay_messages
 from rdpbalancer.relay.channel import pair
-from rdpbalancer.runtime import children
+from rdpbalancer.runtime import children, program
 from rdpbalancer.runtime.children import Child
+from rdpbalancer.runtime.signals import HARMLESS
 from tests.support.wait import wait_until_async
 
 PATIENCE_S = 20.0
@@ -23,13 +24,14 @@ PATIENCE_S = 20.0
 class Watcher:
     """Hears what a child says and how it ends."""
 
-    def __init__(self, pid: int, line: socket.socket) -> None:
+    def __init__(self, pid: int, line: socket.socket, failures: int | None = None) -> None:
         self.said: list[msgspec.Struct] = []
         self.ends: list[str] = []
         self.child = Child(
             "relay",
             pid,
             line,
+            failures=failures,
             decoder=relay_messages.FROM_RELAY,
             on_message=lambda _, message: self.said.append(message),
             on_exit=lambda _, how: self.ends.append(how),
@@ -42,7 +44,7 @@ class Watcher:
         return self.ends[0]
 
 
-def program(code: str) -> tuple[int, socket.socket]:
+def tiny(code: str) -> tuple[int, socket.socket]:
     """Start a tiny process, as `children.start` does; return its pid and our end of a line to it."""
     ours, theirs = pair()
     with theirs:
@@ -59,7 +61,7 @@ async def watch() -> AsyncIterator[Callable[[str], Watcher]]:
     watchers: list[Watcher] = []
 
     def started(code: str) -> Watcher:
-        watchers.append(Watcher(*program(code)))
+        watchers.append(Watcher(*tiny(code)))
         return watchers[-1]
 
     yield started
@@ -135,18 +137,21 @@ async def test_a_relay_as_the_supervisor_starts_it() -> None:
     """It answers over its line, ignores signals of a terminal, ends when told, and leaves no descriptor."""
     before = descriptors()
     router_end, relay_end = pair()
-    pid, line = children.start("relay", ["1"], [relay_end])
+    archive = program.own()
+    started = children.start(archive, "relay", ["1"], [relay_end])
     relay_end.close()
-    watcher = Watcher(pid, line)
+    pid = started.pid
+    watcher = Watcher(pid, started.line, started.failures)
     watcher.child.channel.send(relay_messages.Ping(7))
     await wait_until_async(lambda: bool(watcher.said), PATIENCE_S, "an answer")
     assert [relay_messages.Pong(7)] == watcher.said
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *HARMLESS):
         os.kill(pid, number)
     assert title(pid).startswith(b"rdpbalancer: relay 1")
     watcher.child.channel.send(relay_messages.Stop())
     assert "exit status 0" == await watcher.end()
     router_end.close()
+    os.close(archive.code)
     await wait_until_async(lambda: descriptors() <= before, PATIENCE_S, "all descriptors to be closed")
 
 
@@ -161,3 +166,32 @@ def test_an_unknown_role_is_refused(arguments: list[str]) -> None:
         timeout=30,
     )
     assert done.returncode != 0
+
+
+async def test_why_a_child_ended_is_said_too() -> None:
+    """The last line of what it said, and the lines before it for the log; of one that never ran, too."""
+    archive = program.own()
+    started = children.start(archive, "relay", ["not-a-descriptor"], [])
+    watcher = Watcher(started.pid, started.line, started.failures)
+    how = await watcher.end()
+    assert "exit status 1: ValueError: not enough values to unpack (expected 3, got 2)" == how
+    assert "Traceback (most recent call last):" == watcher.child.last_words[0]
+    started = children.start(program.Program(sys.executable, ""), "butler", [], [])
+    watcher = Watcher(started.pid, started.line, started.failures)
+    assert "there is no role 'butler'" in await watcher.end()
+    os.close(archive.code)
+
+
+async def test_much_said_at_the_end_is_bounded() -> None:
+    """A process that fills the pipe neither hangs nor fills our memory; its last line is what counts."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(read, False)
+    code = "import sys; print('x\\n' * 500_000, file=sys.stderr); raise SystemExit('why')"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=write)  # noqa: ASYNC220 (not waited for)
+    process.returncode = 0
+    os.close(write)
+    ours, theirs = pair()
+    theirs.close()
+    watcher = Watcher(process.pid, ours, read)
+    assert "exit status 1: why" == await watcher.end()
+    assert sum(map(len, watcher.child.last_words)) <= 8192

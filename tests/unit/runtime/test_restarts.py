@@ -1,6 +1,7 @@
 """When the supervisor starts a process again, and when it thinks one is stuck."""
 
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rdpbalancer.relay import messages as relay_messages
 from rdpbalancer.runtime import active, messages
 from rdpbalancer.runtime.notify import Notifier
+from rdpbalancer.runtime.program import Program
 from rdpbalancer.runtime.supervisor import HANG_S, Supervisor
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry.events import Events
@@ -65,7 +67,12 @@ async def supervisor(tmp_path: Path, clock: Clock) -> Supervisor:
         "virtual_services: [{name: ts, listen: '127.0.0.1:0',"
         " real_servers: [{name: a, address: '192.0.2.1:3389'}]}]\n"
     )
-    made = Supervisor(active.read(path, environ={}), events=Events(), notifier=Notifier({}))
+    made = Supervisor(
+        active.read(path, environ={}),
+        events=Events(),
+        notifier=Notifier({}),
+        program=Program(sys.executable, "1.0"),
+    )
     made._loop = clock  # type: ignore[assignment]
     return made
 
