@@ -9,13 +9,11 @@ WORKDIR /src
 
 COPY requirements/ requirements/
 RUN python -m venv /opt/rdpbalancer \
- && /opt/rdpbalancer/bin/pip install --require-hashes -r requirements/runtime.lock
+ && /opt/rdpbalancer/bin/pip install --no-deps --only-binary :all: --require-hashes -r requirements/runtime.lock
 
-# What builds the wheel is locked too: hatchling and what it needs, out of the lock for developers.
-RUN awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/ } wanted' \
-      requirements/dev.lock > build.lock \
- && python -m venv /opt/build \
- && /opt/build/bin/pip install --require-hashes -r build.lock
+# What builds the wheel is locked too.
+RUN python -m venv /opt/build \
+ && /opt/build/bin/pip install --no-deps --only-binary :all: --require-hashes -r requirements/build.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY rdpbalancer/ rdpbalancer/
@@ -48,7 +46,7 @@ USER 10001:10001
 STOPSIGNAL SIGTERM
 # `status` ends with 69 if the service does not answer; Docker knows 0 and 1 only.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 \
-  CMD rdpbalancer --quiet status || exit 1
+  CMD ["sh", "-c", "rdpbalancer --quiet status || exit 1"]
 
 ENTRYPOINT ["rdpbalancer"]
 CMD ["run", "-c", "/etc/rdpbalancer/rdpbalancer.yaml"]

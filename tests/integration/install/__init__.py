@@ -1,0 +1,1 @@
+"""How `make` fills its virtual environment, from a package index on loopback."""
