@@ -18,10 +18,10 @@ TEST_JOBS ?= 3
 SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format fuzz soak bench bench-micro lock clean runtime dev
+.PHONY: help demo test test-fast test-release test-release-repeat test-release-pythons lint format fuzz soak bench bench-micro lock clean runtime dev
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # $(VENV) with what runs the service, or with what tests and checks it too. In order already: 0.1 s.
 runtime dev:
@@ -37,11 +37,20 @@ runtime dev:
 demo: runtime  ## balancer, three terminal servers and their users, live (DEMO_ARGS=--once: fixed script, verdict)
 	@$(BIN)/rdpbalancer demo $(DEMO_ARGS)
 
-test: dev  ## every test; those of real programs are skipped, by name, where the program is missing
+test: dev  ## every test, 8 minutes; those of real programs are skipped, by name, where the program is missing
 	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadgroup $(TEST_ARGS)
 
-test-fast: dev  ## the tests that need no process of their own
-	$(BIN)/python -m pytest tests/unit tests/property tests/contract $(TEST_ARGS)
+test-fast: dev  ## the tests that need no process of their own: unit, property, contract; 2 minutes at most
+	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadgroup tests/unit tests/property tests/contract $(TEST_ARGS)
+
+test-release: dev  ## before a release: every part below and the soak, once; tests/release.json keeps the results
+	$(BIN)/python -m tests.release repeat pythons soak
+
+test-release-repeat: dev  ## every fault test ten times in a row, in random order, seeds printed; a verdict
+	$(BIN)/python -m tests.release repeat
+
+test-release-pythons: dev  ## the fast tests with every Python from 3.11 to 3.14 that is here, or that Debian has
+	$(BIN)/python -m tests.release pythons
 
 lint: dev  ## ruff, mypy --strict, the import contracts
 	$(BIN)/ruff check .
