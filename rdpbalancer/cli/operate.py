@@ -1,7 +1,9 @@
 """``reload`` and ``upgrade``: another configuration, another version, without a stop."""
 
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,13 +19,40 @@ _RELOAD_S = 60.0
 _UPGRADE_S = 90.0
 
 
+def _socket_of(config: Path, otherwise: Path) -> Path:
+    """Return the control socket of the service that runs with this file.
+
+    A file with a mistake does not say where it is. It is the reload that is to refuse it, so that log and
+    status know. Raises ConfigurationErrors if the service is not at its usual place either.
+    """
+    from rdpbalancer.errors import ConfigurationError
+    from rdpbalancer.settings.load import load
+
+    try:
+        return load(config, environ=os.environ).global_.runtime_dir / "control.sock"
+    except ConfigurationError:
+        if otherwise.exists():
+            return otherwise
+        raise
+
+
 @click.command("reload")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Reload the service that runs with this file, wherever its runtime_dir is.",
+)
 @click.option("--wait", is_flag=True, help="Return when every new server has been checked.")
 @reason_option
 @json_option
 @click.pass_context
-def reload_config(context: click.Context, *, wait: bool, reason: str | None, as_json: bool) -> None:
+def reload_config(
+    context: click.Context, config: Path | None, *, wait: bool, reason: str | None, as_json: bool
+) -> None:
     """Read the configuration anew and apply what differs, whole or not at all."""
+    if config is not None:
+        context.obj["socket"] = _socket_of(config, context.obj["socket"])
     changes = ask(context, "reload", timeout_s=_RELOAD_S, **given(reason=reason))
     while wait and any(row["health"] == "checking" for row in ask(context, "servers")):
         time.sleep(_POLL_S)
