@@ -51,7 +51,11 @@ from rdpbalancer.telemetry.metrics import Metrics
 _LAG_INTERVAL_S = 0.5
 _STATUS_INTERVAL_S = 10.0
 _EXPIRE_INTERVAL_S = 1.0
-_LAST_RECORDS_S = 2.0
+# At the stop, for the records of all sessions: some seconds for 60,000, more on a busy machine.
+_LAST_RECORDS_S = 32.0
+# Without a single one for this long no more will come: a relay that hangs has been killed by then (after
+# 10 s), and the records of its sessions written.
+_NO_RECORD_S = 12.0
 # What is half open when the router makes way for the next one: longer than a handshake and a slow server
 # together is not worth the wait of everybody who comes meanwhile.
 _RETIRE_S = 5.0
@@ -242,8 +246,20 @@ class Router:
         self.sessions.give_up()
         for server in self.dispatcher.ledger.servers():
             self.operator.kick_server(server, CloseReason.SHUTDOWN)
-        await self._until_empty(_LAST_RECORDS_S, give_up=asyncio.Event())
+        await self._last_records()
         await self._close_servers()
+
+    async def _last_records(self) -> None:
+        """Wait until every session that has been ended has its record, as long as they keep coming."""
+        until_at = self._clock() + _LAST_RECORDS_S
+        left, changed_at = len(self.dispatcher.ledger), self._clock()
+        while left and self._clock() < min(until_at, changed_at + _NO_RECORD_S):
+            await self._until_empty(0.1, give_up=asyncio.Event())
+            if (now_left := len(self.dispatcher.ledger)) != left:
+                left, changed_at = now_left, self._clock()
+        if left:
+            detail = "they have ended, but their relays have not said how"
+            self.events.error("records_missing", sessions=left, detail=detail)
 
     async def _retire(self) -> None:
         """Make way for the next router: finish what is half open, leave the sessions with their relays."""

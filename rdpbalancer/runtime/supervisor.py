@@ -43,7 +43,9 @@ _PING_INTERVAL_S = 1.0
 _RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 # A process that has lived this long was healthy: its next restart is at once again.
 _HEALTHY_S = 60.0
-# After the drain the router writes its last records; relays only close sockets.
+# After the drain the router writes its last records, for at most 32 s, and the last of the state.
+_ROUTER_GRACE_S = 40.0
+# Relays only close sockets.
 _STOP_GRACE_S = 8.0
 # A listener that could not be opened is tried again this often.
 _OPEN_AGAIN_S = 5.0
@@ -185,7 +187,7 @@ class Supervisor:
             return
         self._router.channel.send(messages.Stop(drain_s))
         if first or not drain_s:
-            self._loop.call_later(drain_s + _STOP_GRACE_S, self._stopped.set)
+            self._loop.call_later(drain_s + _ROUTER_GRACE_S, self._stopped.set)
 
     @property
     def _between_routers(self) -> bool:

@@ -7,10 +7,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from rdpbalancer.lab.channel import LabError
+from rdpbalancer.runtime.signals import HARMLESS
 from rdpbalancer.tasks import spawn
 from rdpbalancer.wire.confirm import DISCONNECT
 from tests.faults.balancer.traffic import Workers
@@ -365,3 +367,58 @@ async def test_a_stop_says_goodbye_to_who_is_on_the_way(new_house: NewHouse, rel
         assert {None: "shutdown", "queued": "shutdown", "unheard": "shutdown"} == {
             event["user"]: event["reason"] for event in house.events("connection_failed")
         }
+
+
+@pytest.mark.parametrize("wakes", [True, False], ids=["slow", "hung"])
+async def test_every_session_has_its_record_at_a_stop(new_house: NewHouse, *, wakes: bool) -> None:
+    """A relay that is slow to end its sessions is waited for; one that hangs is killed, and they are told."""
+    house = await asyncio.to_thread(new_house, relays=1, shutdown_timeout="0s")
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        for number in range(20):
+            await vip.opened(f"user{number}")
+        (relay,) = await house.relay_pids()
+        os.kill(relay, signal.SIGSTOP)
+        os.kill(house.pid, signal.SIGTERM)
+        await wait_until_async(lambda: house.events("router_stopping"), 5, "the stop")
+        if wakes:
+            # Later than what a stop once allowed for all records together.
+            asyncio.get_running_loop().call_later(4, os.kill, relay, signal.SIGCONT)
+        assert house.process is not None
+        assert 0 == await asyncio.to_thread(house.process.wait, 30)
+        assert [] == house.events("records_missing")
+        reasons = {record["user"]: record["close_reason"] for record in vip.records()}
+        expected = "shutdown" if wakes else "relay-lost"
+        assert {f"user{number}": expected for number in range(20)} == reasons
+
+
+async def test_signals_of_other_recipes_end_nobody(new_house: NewHouse, tmp_path: Path) -> None:
+    """USR1, USR2, ALRM, PIPE and their like, to any process: sessions go on. USR1 opens the log file anew."""
+    log = tmp_path / "rdpbalancer.log"
+    keys = {"format": "json", "level": "debug", "user": "plain", "file": str(log)}
+    house = await started(new_house, relays=1, log=keys)
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        alice = await vip.opened("alice")
+        await alice.login("alice")
+        before = set(house.processes())
+        for pid in before:
+            for number in HARMLESS:
+                os.kill(pid, number)
+        await alice.echo_check(random.Random(1), 10_000)
+        await (await vip.opened("bob")).login("bob")
+        assert before == set(house.processes())
+        log.rename(tmp_path / "rdpbalancer.log.1")
+        os.kill(house.pid, signal.SIGUSR1)
+        await wait_until_async(log.exists, 5, "a new log file")
+        await vip.opened("carol")
+        await wait_until_async(lambda: "session_opened" in log.read_text(), 5, "the router's lines in it")
+
+
+async def test_a_death_by_a_signal_is_reported(new_house: NewHouse) -> None:
+    """Which signal it was stands in the log."""
+    house = await started(new_house, relays=1)
+    house.kill(await house.router_pid(), signal.SIGABRT)
+    await wait_until_async(lambda: house.events("router_ended"), 5, "its end")
+    assert "killed by SIGABRT" in house.events("router_ended")[0]["detail"]
+    await house.answers_again()
