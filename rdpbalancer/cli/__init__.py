@@ -56,7 +56,10 @@ def main() -> None:
         output.complain(str(error))
         sys.exit(output.EXIT_UNREACHABLE)
     except ConfigurationError as error:
-        print(escaped_lines(str(error)), file=sys.stderr)
+        if error.code == "configuration":  # a line for each mistake, with its place first, as compilers do
+            print(escaped_lines(str(error)), file=sys.stderr)
+        else:
+            output.complain(str(error))
         # A taken port or a folder that is not writable is no mistake in the file: trying again may help.
         passing = error.code in ("listen", "folder")
         sys.exit(output.EXIT_FAILED if passing else output.EXIT_CONFIGURATION)

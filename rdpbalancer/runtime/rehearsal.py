@@ -27,6 +27,8 @@ _PREFIX = ".rehearsal-"
 _POLL_S = 0.02
 # Beside the bindings there are keys of some bytes.
 _SMALL_FILE_BYTES = 1024 * 1024
+# What the supervisor says after the reason; nothing goes on here.
+_GOES_ON = "; a new one is started"
 _FAILURES = ("router_ended", "relay_ended", "process_stuck", "process_not_started")
 # A control socket's path has 108 bytes (unix(7)); ours takes 42 of them from the folder on.
 _FOLDER_CHARS = 64
@@ -76,7 +78,8 @@ async def _run(active: Active) -> str:
 def _failure(events: Events) -> str:
     for event in events.recent():
         if event["event"] in _FAILURES:
-            return f"in a trial start {event['event'].replace('_', ' ')}: {event.get('detail', '')}"
+            how = str(event.get("detail", "")).partition(_GOES_ON)[0]
+            return f"in a trial start, {event['event'].replace('_', ' ')}: {how}"
     return ""
 
 
