@@ -50,6 +50,9 @@ from rdpbalancer.telemetry.metrics import Metrics
 
 _LAG_INTERVAL_S = 0.5
 _STATUS_INTERVAL_S = 10.0
+# The first checks of all servers; who is slower takes nobody until its check is through. Longer than this
+# would be an outage of all services for one dead server, and the end of an upgrade (not ready in 20 s).
+_FIRST_CHECK_S = 10.0
 _EXPIRE_INTERVAL_S = 1.0
 # At the stop, for the records of all sessions: some seconds for 60,000, more on a busy machine.
 _LAST_RECORDS_S = 32.0
@@ -208,7 +211,7 @@ class Router:
         await self.doors.serve_metrics(self._settings)
         # A server that has not been checked yet takes nobody; its users would be sent elsewhere.
         timeouts = [server.health.timeout_s for server in self.dispatcher.farm.servers().values()]
-        await self.watch.checked_once(timeout_s=max(timeouts) + 0.5)
+        await self.watch.checked_once(timeout_s=min(max(timeouts) + 0.5, _FIRST_CHECK_S))
         await self.doors.open_all(self._settings)
         self.events.info("router_ready", sessions=len(self.dispatcher.ledger), pid=os.getpid())
         self.supervisor.send(messages.Ready(self.status_line()))

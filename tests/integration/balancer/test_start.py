@@ -110,3 +110,21 @@ async def test_the_port_is_free_at_once_after_a_stop(tmp_path: Path) -> None:
     finally:
         house.dismiss()
         assert 0 == await asyncio.to_thread(house.stop)
+
+
+async def test_one_silent_server_does_not_delay_the_start(tmp_path: Path) -> None:
+    """Its first check may take 30 s; connections to the others are taken long before that."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        check = {"type": "rdp", "timeout": "30s"}
+        service = {
+            "name": "slow",
+            "health_check": check,
+            "real_servers": [{"name": "ts1", "address": address}],
+        }
+        house = House(tmp_path, relays=1, services=[service])
+        try:
+            await asyncio.to_thread(house.start)  # fails if it does not answer within 15 s
+            assert "running" == (await house.status())["status"]
+        finally:
+            house.stop()
