@@ -11,6 +11,7 @@ from rdpbalancer.core.schedule import Random
 from rdpbalancer.health.agent import ask
 from rdpbalancer.health.probe import CheckResult, check
 from rdpbalancer.model import ServerId
+from rdpbalancer.net.waiting import Waits
 from rdpbalancer.tasks import cancel_and_wait, spawn
 
 
@@ -37,11 +38,20 @@ class Watched(Protocol):
 class Monitor:
     """Watches one real server until stopped."""
 
-    def __init__(self, server: RealServer, owner: Watched, *, rng: Random, preamble: bytes = b"") -> None:
+    def __init__(
+        self,
+        server: RealServer,
+        owner: Watched,
+        *,
+        rng: Random,
+        preamble: bytes = b"",
+        waits: Waits | None = None,
+    ) -> None:
         self.server = server
         self._owner = owner
         self._rng = rng
         self.preamble = preamble
+        self._waits = waits
         self._hurried = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,6 +83,7 @@ class Monitor:
                 policy.port or self.server.address.port,
                 timeout_s=policy.timeout_s,
                 preamble=self.preamble,
+                waits=self._waits,
             )
             self._owner.checked(self.server.id, result)
             pause_s = next_check_s(self._owner.health_of(self.server.id), policy, jitter=self._rng.random())
@@ -91,6 +102,6 @@ class Monitor:
         policy = self.server.agent
         while policy is not None:
             addresses = self._owner.addresses_of(self.server.id)
-            answer = await ask(addresses, policy.port, timeout_s=policy.timeout_s)
+            answer = await ask(addresses, policy.port, timeout_s=policy.timeout_s, waits=self._waits)
             self._owner.agent_answered(self.server.id, answer)
             await asyncio.sleep(policy.interval_s * (0.9 + 0.2 * self._rng.random()))

@@ -1,83 +1,90 @@
 """One look at a real server: does it connect, and does it speak RDP?"""
 
-import asyncio
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rdpbalancer.errors import ProtocolError
+from rdpbalancer.errors import ProtocolError, RdpBalancerError, ServerError
+from rdpbalancer.net import dial
+from rdpbalancer.net.waiting import Waits, in_steps
 from rdpbalancer.wire.confirm import PROBE, parse_confirm
-
-# A Connection Confirm has 19 bytes; whatever a server says beyond that is not read.
-_REPLY_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found. `detail` says in words what is wrong, or which answer came."""
+    """What a check found. `detail` says in words what is wrong, or which answer came.
+
+    `address`: the one of the server's addresses that has answered. `made` False: it could not be made, for
+    want of something of the balancer's own (a port, a descriptor), and says nothing of the server.
+    """
 
     ok: bool
     detail: str
     duration_s: float
+    address: str = ""
+    made: bool = True
 
 
 async def check(
-    kind: str, addresses: Sequence[str], port: int, *, timeout_s: float, preamble: bytes = b""
+    kind: str,
+    addresses: Sequence[str],
+    port: int,
+    *,
+    timeout_s: float,
+    preamble: bytes = b"",
+    waits: Waits | None = None,
 ) -> CheckResult:
-    """Check a server at the first of its addresses that answers: `kind` is ``rdp`` or ``tcp``.
+    """Check a server, dialled as a user's connection dials it: `kind` is ``rdp`` or ``tcp``.
 
     ``rdp`` sends a Connection Request that offers TLS and NLA and wants a Connection Confirm of any kind, a
     negotiation failure included: only a terminal server answers that. `preamble` is sent before it (PROXY
     protocol). The whole check takes at most `timeout_s`.
     """
-    loop = asyncio.get_running_loop()
-    began_at = loop.time()
+    began_at = time.monotonic()
+    deadline_at = began_at + timeout_s
+
+    async def look(waits: Waits) -> tuple[str, str]:
+        upstream = await dial.connect(waits, addresses, port, deadline_at=deadline_at)
+        try:
+            detail = "connected" if kind == "tcp" else await _confirmed(upstream, preamble, deadline_at)
+        finally:
+            upstream.close()
+        return detail, upstream.address
+
+    ok, address, made = False, "", True
     try:
-        async with asyncio.timeout(timeout_s):
-            detail = await _check_any(kind, addresses, port, preamble)
+        detail, address = await in_steps(look, waits)
         ok = True
-    except TimeoutError:
-        ok, detail = False, f"no answer within {timeout_s:g} s"
-    except (OSError, ProtocolError) as error:
-        ok, detail = False, describe(error)
-    return CheckResult(ok, detail, loop.time() - began_at)
+    except (ServerError, ProtocolError) as error:
+        made = error.code != dial.NO_LOCAL_PORT
+        detail = describe(error, addresses, f"no answer within {timeout_s:g} s")
+    except RdpBalancerError as error:
+        made, detail = False, str(error)
+    return CheckResult(ok, detail, time.monotonic() - began_at, address, made)
 
 
-def describe(error: Exception) -> str:
-    """Say in words what went wrong on a connection."""
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
+def describe(error: RdpBalancerError, addresses: Sequence[str], too_late: str) -> str:
+    """Say in words what went wrong on a connection. `too_late`: the words for an answer that did not come."""
+    if not addresses:
+        return "its name could not be resolved"
+    if error.code in ("timeout", "silent"):
+        return too_late
+    cause = error.__cause__
+    if len(addresses) == 1 and isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno)
     return str(error)
 
 
-async def _check_any(kind: str, addresses: Sequence[str], port: int, preamble: bytes) -> str:
-    if not addresses:
-        message = "its name could not be resolved"
-        raise OSError(message)
-    for address in addresses[:-1]:
-        try:
-            return await _check_one(kind, address, port, preamble)
-        except (OSError, ProtocolError):
-            continue
-    return await _check_one(kind, addresses[-1], port, preamble)
-
-
-async def _check_one(kind: str, address: str, port: int, preamble: bytes) -> str:
-    reader, writer = await asyncio.open_connection(address, port, limit=_REPLY_BYTES)
+async def _confirmed(upstream: dial.Upstream, preamble: bytes, deadline_at: float) -> str:
+    """Ask for a Connection Confirm, and say which came. Raises ServerError, ProtocolError."""
+    await upstream.send(preamble + PROBE, deadline_at=deadline_at)
     try:
-        if kind == "tcp":
-            return "connected"
-        writer.write(preamble + PROBE)
-        data = b""
-        while (confirm := parse_confirm(data)) is None:
-            chunk = await reader.read(_REPLY_BYTES)
-            if not chunk:
-                message = "it closed without a Connection Confirm"
-                raise OSError(message)
-            data += chunk
-        return (
-            "confirmed" if confirm.failure is None else f"confirmed (negotiation failure {confirm.failure})"
-        )
-    finally:
-        # Aborted, not closed: checks every other second would otherwise leave sockets in TIME_WAIT.
-        writer.transport.abort()
+        data, confirm = await upstream.receive_reply(deadline_at=deadline_at)
+    except ServerError as error:
+        if error.code != "closed":
+            raise
+        raise ServerError("closed", "it closed without a Connection Confirm") from error
+    confirm = confirm or parse_confirm(data)  # says what it is if it is none
+    failure = confirm.failure if confirm is not None else None
+    return "confirmed" if failure is None else f"confirmed (negotiation failure {failure})"

@@ -1,4 +1,8 @@
-"""Dialling a real server, and reading what it answers to the Connection Request."""
+"""Dialling a real server: the one way for users, health checks and feedback agents; and reading its answer.
+
+Because it is one way, a check finds what a user would find: the addresses in the same order, the same share
+of the time for each, and an address counts as the server's once it connects, whatever it says then.
+"""
 
 import errno
 import os
@@ -17,13 +21,26 @@ _REPLY_BYTES = 16 * 1024
 
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
 
+# The balancer's own: another server may still be dialled (ports are counted for each), but nothing has been
+# found out about this one.
+NO_LOCAL_PORT = "no-local-port"
+# What a failed dial tells of the server.
+OF_THE_SERVER = frozenset({"refused", "timeout", "unreachable", "reset", "no-address", "error"})
+
 _CODES = {
     errno.ECONNREFUSED: "refused",
     errno.ECONNRESET: "reset",
     errno.ETIMEDOUT: "timeout",
     errno.EHOSTUNREACH: "unreachable",
     errno.ENETUNREACH: "unreachable",
-    errno.EADDRNOTAVAIL: "no-local-port",
+    errno.EADDRNOTAVAIL: NO_LOCAL_PORT,
+}
+# Whatever server is dialled, there is nothing to dial with.
+_SHORTAGES = {
+    errno.EMFILE: "no-descriptor",
+    errno.ENFILE: "no-descriptor",
+    errno.ENOBUFS: "no-memory",
+    errno.ENOMEM: "no-memory",
 }
 
 
@@ -34,11 +51,15 @@ def server_error(error: OSError, what: str) -> ServerError:
 
 
 class Upstream:
-    """The connection to a real server, until it is a session's: connected, and still watched by us."""
+    """The connection to a real server, until it is a session's: connected, and still watched by us.
 
-    __slots__ = ("_sock", "_watch")
+    `address`: which of the server's addresses it is that has answered.
+    """
 
-    def __init__(self, sock: socket.socket, watch: Watch) -> None:
+    __slots__ = ("_sock", "_watch", "address")
+
+    def __init__(self, sock: socket.socket, watch: Watch, address: str) -> None:
+        self.address = address
         self._sock = sock
         self._watch = watch
 
@@ -76,29 +97,36 @@ class Upstream:
         passed on as it is). Raises ServerError if there is no answer: `closed`, `reset`, `silent`.
         """
         data = b""
+        while True:
+            chunk = await self.receive(deadline_at=deadline_at, what="Connection Confirm")
+            if not chunk:
+                raise ServerError("closed", "the server closed before its Connection Confirm")
+            data += chunk
+            try:
+                confirm = parse_confirm(data)
+            except ProtocolError:
+                return data, None
+            if confirm is not None:
+                return data, confirm
+
+    async def receive(self, *, deadline_at: float, what: str) -> bytes:
+        """Return what the server says next, at least one byte, or nothing at its end.
+
+        Raises ServerError: `silent`, `reset`; `what` is then what it did not send.
+        """
         try:
             while True:
                 if not self._watch.readable:  # the answer takes a while: a first try would be in vain
                     await self._watch.ready(deadline_at)
                     continue
                 try:
-                    chunk = self._sock.recv(_REPLY_BYTES)
+                    return self._sock.recv(_REPLY_BYTES)
                 except BlockingIOError:
                     self._watch.readable = False
-                    continue
-                if not chunk:
-                    raise ServerError("closed", "the server closed before its Connection Confirm")
-                data += chunk
-                try:
-                    confirm = parse_confirm(data)
-                except ProtocolError:
-                    return data, None
-                if confirm is not None:
-                    return data, confirm
         except TimeoutError as error:
-            raise ServerError("silent", "the server sent no Connection Confirm in time") from error
+            raise ServerError("silent", f"the server sent no {what} in time") from error
         except OSError as error:
-            raise server_error(error, "the server broke off before its Connection Confirm") from error
+            raise server_error(error, f"the server broke off before its {what}") from error
 
 
 async def connect(
@@ -111,8 +139,11 @@ async def connect(
 ) -> Upstream:
     """Connect to the first of a server's `addresses` (IP literals) that answers before `deadline_at`.
 
-    `local`: the source address to dial from. Raises ServerError: `refused`, `timeout`, `unreachable`,
-    `reset`, `no-address`, ...
+    They are tried one after the other, each with an equal share of the time that is left, so that one which
+    swallows everything does not cost the others theirs. `local`: the source address to dial from. Awaitable
+    within `net.waiting.Steps` only. Raises ServerError: `refused`, `timeout`, `unreachable`, `reset`,
+    `no-address`, `no-local-port`, `error`; RdpBalancerError: `no-descriptor`, `no-memory`, which say nothing
+    of the server.
     """
     failure: ServerError | None = None
     for number, address in enumerate(addresses):
@@ -133,7 +164,7 @@ async def _connect_one(
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        raise server_error(error, f"cannot dial {Endpoint(address, port)}") from error
+        raise _dial_error(error, f"cannot dial {Endpoint(address, port)}") from error
     watch: Watch | None = None
     try:
         options.for_session(sock)
@@ -156,8 +187,15 @@ async def _connect_one(
         if isinstance(error, TimeoutError):
             # Python calls ETIMEDOUT a TimeoutError too: either way nobody answered.
             raise ServerError("timeout", f"no answer from {where}") from error
-        raise server_error(error, f"cannot connect to {where}") from error
-    return Upstream(sock, watch)
+        raise _dial_error(error, f"cannot connect to {where}") from error
+    return Upstream(sock, watch, address)
+
+
+def _dial_error(error: OSError, what: str) -> RdpBalancerError:
+    code = _SHORTAGES.get(error.errno or 0)
+    if code is not None:
+        return RdpBalancerError(code, f"{what}: {os.strerror(error.errno or 0)}")
+    return server_error(error, what)
 
 
 def _watch(waits: Waits, sock: socket.socket) -> Watch:

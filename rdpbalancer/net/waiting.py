@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 # Edge-triggered: registered once for its whole way, a socket reports each change. Whoever waits has therefore
 # tried before, and tries again afterwards.
@@ -30,6 +30,8 @@ _LATE_PER_WATCH_S = 5e-6
 # The loop's timers count whole milliseconds and may be early by one.
 _EARLY_S = 0.001
 _NEVER = float("inf")
+
+T = TypeVar("T")
 
 
 class Watch:
@@ -211,3 +213,30 @@ class Steps:
     def _finish(self) -> None:
         self.done = True
         self._on_done(self)
+
+
+async def in_steps(lead: Callable[[Waits], Coroutine[Any, Any, T]], waits: Waits | None = None) -> T:
+    """Run `lead(waits)` in `Steps` for a task, which waits for it: return its result, or raise its error.
+
+    Cancelled with the task. Without `waits` it has some of its own, which cost a descriptor.
+    """
+    own = Waits() if waits is None else waits
+    ended: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    steps = Steps(_into(ended, lead(own)), lambda _: None)
+    try:
+        return await ended
+    finally:
+        steps.cancel()
+        if waits is None:
+            own.close()
+
+
+async def _into(ended: asyncio.Future[T], coroutine: Coroutine[Any, Any, T]) -> None:
+    try:
+        result = await coroutine
+    except Exception as error:  # noqa: BLE001 (it is who waits for it that has it)
+        if not ended.done():
+            ended.set_exception(error)
+    else:
+        if not ended.done():
+            ended.set_result(result)

@@ -115,6 +115,7 @@ class Router:
             account=self.account,
             events=self.events,
             dial_failed=self.watch.dial_failed,
+            dialled=self.watch.dialled,
         )
         self.doors = Doors(
             dispatcher=self.dispatcher,

@@ -15,7 +15,9 @@ from rdpbalancer.errors import ServerError
 from rdpbalancer.health.monitor import Monitor
 from rdpbalancer.health.probe import CheckResult
 from rdpbalancer.model import CloseReason, Endpoint, Health, ServerId
+from rdpbalancer.net import dial
 from rdpbalancer.net.resolve import literal, resolve
+from rdpbalancer.net.waiting import Waits
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
@@ -46,8 +48,10 @@ class Watch:
         self._rng = random.Random()  # noqa: S311 (jitter of probes, not a secret)
         self._monitors: dict[ServerId, Monitor] = {}
         self._names: asyncio.Task[None] | None = None
+        self._waits: Waits | None = None
         self._all_checked = asyncio.Event()
         self._observed_at: dict[ServerId, float] = {}
+        self._checks_not_made = False
         self.checks_failed: dict[ServerId, int] = {}
         # Each server's last check, and when it ended (monotonic).
         self.last_checks: dict[ServerId, tuple[CheckResult, float]] = {}
@@ -87,7 +91,9 @@ class Watch:
 
     def _start(self, server: RealServer) -> None:
         preamble = _preamble(self._dispatcher.farm, server.id)
-        monitor = Monitor(server, self, rng=self._rng, preamble=preamble)
+        if self._waits is None:
+            self._waits = Waits()
+        monitor = Monitor(server, self, rng=self._rng, preamble=preamble, waits=self._waits)
         self._monitors[server.id] = monitor
         if server.agent is None:
             self._take_agent(server.id, AgentState())
@@ -114,6 +120,9 @@ class Watch:
             await cancel_and_wait(self._names)
         await asyncio.gather(*(monitor.stop() for monitor in self._monitors.values()))
         self._monitors.clear()
+        if self._waits is not None:
+            self._waits.close()
+            self._waits = None
 
     # ---- what monitors ask and tell (health.monitor.Watched) ---------------------------------------
 
@@ -127,17 +136,38 @@ class Watch:
 
     def checked(self, server: ServerId, result: CheckResult) -> None:
         """A health check has ended."""
+        if not result.made:
+            self._metrics.health_checks.labels(*server, "not-made").inc()
+            if not self._checks_not_made:
+                self._events.error("checks_not_made", **_fields(server), detail=result.detail)
+            self._checks_not_made = True
+            return
+        self._checks_not_made = False
         self.last_checks[server] = (result, self._clock())
         self._metrics.health_checks.labels(*server, "ok" if result.ok else "failed").inc()
+        configured = self._dispatcher.farm.server(server)
+        if configured is not None and configured.health.port is None:
+            self.dialled(server, result.address)
         self._observe(server, ok=result.ok, detail=result.detail)
+
+    def dialled(self, server: ServerId, address: str) -> None:
+        """One of the server's addresses has answered: it is tried first from now on, by users and checks.
+
+        Else every login would first wait its share of the time for an address that swallows everything.
+        """
+        status = self._dispatcher.statuses.get(server)
+        if status is None or address not in status.addresses[1:]:
+            return
+        others = (each for each in status.addresses if each != address)
+        self._dispatcher.note_status(server, replace(status, addresses=(address, *others)))
 
     def dial_failed(self, server: ServerId, error: ServerError) -> None:
         """A session's dial has failed: that counts as a failed check where the server is checked at all."""
         configured = self._dispatcher.farm.server(server)
         if configured is None or not configured.health.observe or configured.health.type == "none":
             return
-        if error.code not in ("refused", "timeout", "unreachable", "reset", "no-address"):
-            return  # our own shortage (ports, descriptors), not the server's fault
+        if error.code not in dial.OF_THE_SERVER:
+            return  # our own shortage (a local port), not the server's fault
         now = self._clock()
         if now - self._observed_at.get(server, -1e9) < configured.health.fast_interval_s:
             return  # many logins that fail in one moment are one observation, not a row of them

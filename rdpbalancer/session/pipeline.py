@@ -82,7 +82,8 @@ class Relays(Protocol):
 class Sessions:
     """Leads connections to their servers. One per router.
 
-    `dial_failed(server, error)` is told of every dial that failed, as health checks are.
+    `dial_failed(server, error)` is told of every dial that failed, as health checks are, and
+    `dialled(server, address)` of each to which another address than the server's first has answered.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Sessions:
         account: Account,
         events: Events,
         dial_failed: Callable[[ServerId, ServerError], None],
+        dialled: Callable[[ServerId, str], None],
     ) -> None:
         self._dispatcher = dispatcher
         self._admission = admission
@@ -103,6 +105,7 @@ class Sessions:
         self._account = account
         self._events = events
         self._dial_failed = dial_failed
+        self._dialled = dialled
         self._log = logs.get()
         # Not the loop's own clock, which uvloop counts in whole milliseconds; it has the same beginning.
         self._clock = time.monotonic
@@ -384,6 +387,8 @@ class Sessions:
             # does not: three odd requests would otherwise take a server out of the farm.
             self._dial_failed(go.server, error)
             raise
+        if upstream.address != status.addresses[0]:
+            self._dialled(go.server, upstream.address)
         try:
             deadline_at = self._clock() + timeouts.confirm_s
             await upstream.send(self._proxy_header(conn) + conn.data, deadline_at=deadline_at)

@@ -1,6 +1,7 @@
 """One check, one question to an agent: what they find, in words, and within their time."""
 
 import asyncio
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from rdpbalancer.lab.agent import AgentMode, LabAgent
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Health, ServerId
 from tests.support.house import open_descriptors
+from tests.support.steps import watching
 from tests.support.wait import wait_until_async
 
 
@@ -75,6 +77,61 @@ async def test_every_address_is_checked() -> None:
         assert (await check("rdp", ["::1", "127.0.0.1"], lab.port, timeout_s=2)).ok
         result = await check("rdp", [], lab.port, timeout_s=2)
         assert (False, "its name could not be resolved") == (result.ok, result.detail)
+
+
+async def test_an_address_that_swallows_everything_costs_its_share_of_the_time() -> None:
+    """What a dial by a user would find is what a check finds, and what the agent is asked by."""
+    async with (
+        LabServer() as lab,
+        LabServer(host="127.0.0.2", port=lab.port) as hanging,
+        LabAgent("30%") as agent,
+        LabServer(host="127.0.0.2", port=agent.endpoint.port) as hanging_agent,
+    ):
+        for dead in (hanging, hanging_agent):
+            dead.faults.inject("dial-hangs")
+        addresses = ["127.0.0.2", "127.0.0.1"]
+        for kind in ("rdp", "tcp"):
+            result = await check(kind, addresses, lab.port, timeout_s=1)
+            assert (True, "127.0.0.1") == (result.ok, result.address)
+        report = await ask(addresses, agent.endpoint.port, timeout_s=1)
+        assert isinstance(report, AgentReport)
+        for dead in (hanging, hanging_agent):
+            dead.faults.clear()
+
+
+async def test_an_address_that_connects_is_the_servers() -> None:
+    """A user's connection would be lost there, so the check does not look for a better one."""
+    async with LabServer() as lab, LabServer(host="127.0.0.2", port=lab.port) as other:
+        other.faults.inject("garbage-reply")
+        assert not (await check("rdp", ["127.0.0.2", "127.0.0.1"], lab.port, timeout_s=1)).ok
+
+
+async def test_a_shortage_of_ours_says_nothing_of_the_server() -> None:
+    """Without a descriptor there is no check, which is something else than a failed one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with LabServer() as lab:
+        with watching() as waits:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                result = await check("rdp", ["127.0.0.1"], lab.port, timeout_s=1, waits=waits)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (False, False) == (result.ok, result.made)
+        assert "Too many open files" in result.detail
+
+
+async def test_a_check_that_is_cancelled_holds_nothing() -> None:
+    """In the middle of its dial, or of waiting for the answer (see the fixture)."""
+    async with LabServer() as lab:
+        for fault in ("dial-hangs", "silent"):
+            lab.faults.inject(fault)
+            with watching() as waits:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await check("rdp", ["127.0.0.1"], lab.port, timeout_s=60, waits=waits)
+                assert 0 == len(waits)
+            lab.faults.clear()
+        await wait_until_async(lambda: lab.connections == 0, 5, "the probes' end")
 
 
 @pytest.mark.parametrize("mode", [AgentMode.ANSWER, AgentMode.NO_NEWLINE])

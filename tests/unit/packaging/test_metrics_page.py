@@ -7,7 +7,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from rdpbalancer.core.admission import Refusal
 from rdpbalancer.model import CloseReason, Intent, Reason, ServerId
-from rdpbalancer.net.dial import _CODES
+from rdpbalancer.net.dial import _CODES, _SHORTAGES
 from rdpbalancer.telemetry.metrics import Metrics, ServerGauges, StateSnapshot
 from tests.unit.packaging.pages import DOCS, REPOSITORY, codes, first_codes, rows, section
 
@@ -123,7 +123,7 @@ def test_every_reason_of_a_failed_handshake_is_explained() -> None:
     files |= {"wire/request.py", "wire/proxy.py", "core/route.py"}
     raised = _raised(files, {*_ERRORS, "RdpBalancerError"})
     # Codes that are computed: what the first bytes look like, what the system says, who may not come in.
-    raised |= {"tls", "http", "ssh", "not-tpkt", "error", *_CODES.values()}
+    raised |= {"tls", "http", "ssh", "not-tpkt", "error", *_CODES.values(), *_SHORTAGES.values()}
     at_the_door = {Refusal.MAX_SESSIONS, Refusal.MAX_HALF_OPEN}
     raised |= {refusal.value for refusal in set(Refusal) - at_the_door}
     documented = set(first_codes(rows(section(_PAGE, "### Reasons of failed handshakes"))))

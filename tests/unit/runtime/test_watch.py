@@ -166,7 +166,7 @@ def test_failed_dials_take_a_server_down() -> None:
     [
         (HealthPolicy(observe=False), "refused"),
         (HealthPolicy(type="none"), "refused"),
-        (POLICY, "no-ports"),
+        (POLICY, "no-local-port"),
         (POLICY, "closed"),
     ],
 )
@@ -185,6 +185,38 @@ def test_a_dial_to_a_server_that_was_removed_meanwhile() -> None:
     house.apply(service_of(["ts2"]))
     failed(house)
     assert TS1 not in house.dispatcher.statuses
+
+
+def test_the_address_that_has_answered_goes_first() -> None:
+    """For users and for checks, until another one answers; what is none of its own does nothing."""
+    house = house_of()
+    house.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    check_at(house, "192.0.2.3")
+    assert ("192.0.2.3", "192.0.2.1", "192.0.2.2") == house.watch.addresses_of(TS1)
+    house.watch.dialled(TS1, "192.0.2.2")
+    house.watch.dialled(TS1, "198.51.100.1")
+    house.watch.dialled(sid("removed"), "192.0.2.1")
+    assert ("192.0.2.2", "192.0.2.3", "192.0.2.1") == house.watch.addresses_of(TS1)
+    house.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    assert "192.0.2.2" == house.watch.addresses_of(TS1)[0]
+
+
+def check_at(house: Farmhouse, address: str) -> None:
+    """A check has found the server well, at that address."""
+    house.watch.checked(TS1, CheckResult(ok=True, detail="confirmed", duration_s=0.1, address=address))
+
+
+def test_a_check_that_could_not_be_made() -> None:
+    """It counts for nothing, is told once, and again after one that could."""
+    house = house_of()
+    for _ in range(2):
+        for _ in range(5):
+            shortage = CheckResult(ok=False, detail="Too many open files", duration_s=0.0, made=False)
+            house.watch.checked(TS1, shortage)
+        check_at(house, "127.0.0.1")
+    assert (Health.UP, {}) == (status(house).health.health, house.watch.checks_failed)
+    assert ["checks_not_made", "checks_not_made"] == house.happened()
+    assert 10 == count(house, "health_checks_total", result="not-made")
 
 
 # ---- the agent -------------------------------------------------------------------------------------
