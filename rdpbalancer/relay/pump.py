@@ -23,8 +23,10 @@ from rdpbalancer.relay.rest import Rest
 
 READ_BUFFER_BYTES: Final = 512 * 1024
 # After one side has closed, the other may finish what it has to say; silence this long means that it never
-# will (a server that hangs would otherwise hold a place for the whole idle timeout).
-HALF_CLOSED_IDLE_S: Final = 60.0
+# will (a server that hangs would otherwise hold a place for the whole idle timeout, and the next user wait).
+HALF_CLOSED_IDLE_S: Final = 15.0
+# The same while a chunk waits to be taken: it would be lost, and a line may stand still for longer.
+HALF_CLOSED_UNSENT_S: Final = 60.0
 
 # In one huge page where the system gives any: how fast a buffer is depends on where its pages happen to lie,
 # and a process keeps its luck for life.
@@ -360,7 +362,9 @@ class Pump:
         return moved
 
     def _end_if_idle(self, session: PumpedSession, silent_s: float) -> None:
-        if session.closed_first is not None and silent_s >= HALF_CLOSED_IDLE_S:
+        unsent = session.up.pending or session.down.pending
+        half_closed_s = HALF_CLOSED_UNSENT_S if unsent else HALF_CLOSED_IDLE_S
+        if session.closed_first is not None and silent_s >= half_closed_s:
             self.end(session, CloseReason.EOF, session.closed_first)
         elif session.idle_s and silent_s >= session.idle_s:
             self.end(session, CloseReason.IDLE, CloseSide.BALANCER)

@@ -1,6 +1,7 @@
 """The pump moves bytes exactly, propagates ends as they are, and holds one chunk per direction."""
 
 import asyncio
+import contextlib
 import errno
 import random
 import socket
@@ -11,7 +12,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rdpbalancer.model import CloseReason, CloseSide
-from rdpbalancer.relay.pump import HALF_CLOSED_IDLE_S, READ_BUFFER_BYTES, Pump, PumpedSession
+from rdpbalancer.relay.pump import (
+    HALF_CLOSED_IDLE_S,
+    HALF_CLOSED_UNSENT_S,
+    READ_BUFFER_BYTES,
+    Pump,
+    PumpedSession,
+)
 from tests.support.wait import wait_until_async
 from tests.unit.relay.conftest import Run
 
@@ -298,6 +305,27 @@ def test_without_idle_limit(run: Run) -> None:
             assert 1 == len(r.pump)
             r.pump.tick(at + HALF_CLOSED_IDLE_S)
             assert (CloseReason.EOF, CloseSide.CLIENT) == await r.end()
+
+    run(scene())
+
+
+def test_half_closed_with_data_for_a_slow_reader(run: Run) -> None:
+    """A chunk that the client has not taken yet is not thrown away after 15 s, but after 60 s."""
+
+    async def scene() -> None:
+        async with rig() as r:
+            writing = asyncio.get_running_loop().create_task(write(r.server, bytes(30_000_000)))
+            await wait_until_async(lambda: r.session.down.pending, 5, "a pending chunk")
+            r.client.shutdown(socket.SHUT_WR)
+            assert b"" == await read(r.server, 1)
+            r.pump.tick(r.session.active_at)
+            at = r.session.active_at
+            r.pump.tick(at + HALF_CLOSED_UNSENT_S - 1)
+            assert 1 == len(r.pump)
+            r.pump.tick(at + HALF_CLOSED_UNSENT_S)
+            assert (CloseReason.EOF, CloseSide.CLIENT) == await r.end()
+            with contextlib.suppress(ConnectionError):
+                await writing
 
     run(scene())
 
