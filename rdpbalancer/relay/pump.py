@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from rdpbalancer.model import CloseReason, CloseSide
+from rdpbalancer.relay import peers
 from rdpbalancer.relay.messages import Carried, SessionState
 from rdpbalancer.relay.rest import Rest
 
@@ -43,8 +44,10 @@ class _Flow:
 
     __slots__ = (
         "_loop",
+        "acknowledged",
         "count",
         "done",
+        "patient",
         "pending",
         "session",
         "sink",
@@ -68,6 +71,10 @@ class _Flow:
         self.pending: memoryview = _NOTHING
         self.count = 0
         self.done = False
+        # The count at which the sink had acknowledged everything, and whether it may take its time (for it
+        # has stopped reading; None: unknown): what `look` has found.
+        self.acknowledged = 0
+        self.patient: bool | None = False
 
     def fileno(self) -> int:
         """Return the descriptor that is read from."""
@@ -122,6 +129,24 @@ class _Flow:
         self._loop.remove_writer(self.sink)
         self._loop.add_reader(self.source, self.on_readable)
 
+    def look(self, user_timeout_ms: int) -> None:
+        """See what became of the data that the sink was sent: it may have stopped reading, or be gone."""
+        if self.count == self.acknowledged and self.patient is False:
+            return
+        state = peers.send_state(self.sink)
+        if state is None:
+            return
+        peer = peers.judge(state, user_timeout_ms=user_timeout_ms)
+        if peer is peers.Peer.GONE:
+            self.session.broken(OSError(errno.ETIMEDOUT, "no answer to window probes"), self.sink_side)
+            return
+        if peer is peers.Peer.HAS_ALL:
+            self.acknowledged = self.count
+        patient = peer is peers.Peer.STOPPED_READING
+        if patient is not self.patient:
+            self.patient = patient
+            peers.set_user_timeout(self.sink, 0 if patient else user_timeout_ms)
+
     def _source_ended(self) -> None:
         """The source will send no more: tell the sink so, and end the session if both have finished."""
         self.session.wake()
@@ -146,6 +171,7 @@ class PumpedSession:
         "facts",
         "id",
         "idle_s",
+        "look_at",
         "moves",
         "pump",
         "reported",
@@ -168,6 +194,7 @@ class PumpedSession:
         self.client, self.server = sockets
         self.idle_s = idle_s
         self.active_at = pump.loop.time()
+        self.look_at = self.active_at + pump.look_s
         self.reported = 0
         self.moves = 0
         self.resting = False
@@ -215,6 +242,13 @@ class PumpedSession:
             self.pump.loop.remove_reader(sock)
             self.pump.loop.remove_writer(sock)
 
+    def look(self, now: float) -> None:
+        """See whether its peers still take what they were sent, from time to time."""
+        if now >= self.look_at:
+            self.look_at = now + self.pump.look_s
+            self.up.look(self.pump.user_timeout_ms)
+            self.down.look(self.pump.user_timeout_ms)
+
     @property
     def state(self) -> SessionState:
         """The session as the router is told of it."""
@@ -245,15 +279,21 @@ class PumpedSession:
 class Pump:
     """All sessions of one process.
 
-    `on_end(session, reason, side)` is called once for each, after its sockets are closed.
+    `on_end(session, reason, side)` is called once for each, after its sockets are closed. `user_timeout_ms`:
+    how long data may stay unacknowledged, which is looked at every `look_s`.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         on_end: Callable[[PumpedSession, CloseReason, CloseSide], None],
+        *,
+        user_timeout_ms: int = peers.USER_TIMEOUT_MS,
+        look_s: float = peers.LOOK_S,
     ) -> None:
         self.loop = loop
+        self.user_timeout_ms = user_timeout_ms
+        self.look_s = look_s
         self.resting = Rest[_Flow](loop, lambda flow: flow.session.stir(flow))
         self._on_end = on_end
         self._sessions: dict[str, PumpedSession] = {}
@@ -290,6 +330,8 @@ class Pump:
         )
         for flow, count, done, _ in flows:
             flow.count, flow.done = count, done
+            if count:
+                flow.patient = None  # another process may have given the sink time without end
         if session.quiet and not (carried.to_server or carried.to_client) and session.begin_rest():
             return session
         for flow, _, done, first in flows:
@@ -359,6 +401,7 @@ class Pump:
                 if session.quiet:
                     session.rest()
                 self._end_if_idle(session, now - session.active_at)
+            session.look(now)
         return moved
 
     def _end_if_idle(self, session: PumpedSession, silent_s: float) -> None:
