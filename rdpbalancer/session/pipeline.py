@@ -189,7 +189,7 @@ class Sessions:
             self._failed(conn, error)
         except asyncio.CancelledError:
             goodbye = DISCONNECT if conn.service.mode is Mode.RDP else b""
-            self._failed(conn, ClientError("shutdown", "the service is being stopped"))
+            self._failed(conn, RdpBalancerError("shutdown", "the service is being stopped"))
             raise
         except Exception:  # noqa: BLE001 (nothing a stranger sends may end anything but its own connection)
             self._log.exception("internal_error", service=conn.service.name, client=str(conn.peer))
@@ -450,9 +450,10 @@ class Sessions:
             idle_s = conn.service.timeouts.idle_s
             sockets = (conn.client, answer.sock)
             await self._relays.adopt(facts, sockets, first=(b"", rest), idle_s=idle_s, before=chosen)
-        except (OSError, ChannelError) as error:
-            code = "no-relay" if isinstance(error, ChannelError) else "reset"
-            raise ClientError(code, f"the client could not be served: {error}") from error
+        except ChannelError as error:
+            raise RdpBalancerError("no-relay", f"nobody can hold the session: {error}") from error
+        except OSError as error:
+            raise ClientError("reset", f"the client has left before its server's answer: {error}") from error
         finally:
             if conn.owned:
                 answer.sock.close()

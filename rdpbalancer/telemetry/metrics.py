@@ -27,6 +27,18 @@ _SESSION_BUCKETS_S = (1, 10, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200
 _QUEUE_BUCKETS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0)
 _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
+# Failures that somebody has to do something about: an alert watches them, and must see the first one.
+_FAILURES_WATCHED = (
+    "all-down",
+    "all-draining-or-halted",
+    "all-failed",
+    "queue-timeout",
+    "no-relay",
+    "no-descriptor",
+    "no-memory",
+    "internal",
+)
+
 
 class Metrics:
     """Every counter and histogram, in a registry of its own."""
@@ -112,9 +124,17 @@ class Metrics:
     def prepare(self, farm: Farm) -> None:
         """Begin the counters of services and servers at 0, so that the first event is an increase."""
         for service in farm.services.values():
-            self.connections.labels(service.name)
-            self.tokens_missed.labels(service.name)
-            self.shares_exceeded.labels(service.name)
+            for counter in (
+                self.connections,
+                self.tokens_missed,
+                self.shares_exceeded,
+                self.collisions,
+                self.address_collisions,
+                self.accept_pauses,
+            ):
+                counter.labels(service.name)
+            for failure in _FAILURES_WATCHED:
+                self.handshake_failures.labels(service.name, failure)
             for result in ("ok", "failed"):
                 self.handshakes.labels(service.name, result)
             for refusal in Refusal:
@@ -127,7 +147,7 @@ class Metrics:
         self.redispatches.labels(*server)
         for reason in CloseReason:
             self.sessions_closed.labels(*server, reason.value)
-        for result in ("ok", "failed"):
+        for result in ("ok", "failed", "not-made"):
             self.health_checks.labels(*server, result)
         for failure in ("refused", "timeout", "closed", "silent"):
             self.connect_failures.labels(*server, failure)

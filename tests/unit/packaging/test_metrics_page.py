@@ -3,20 +3,23 @@
 import ast
 from typing import Final
 
+import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from rdpbalancer.core.admission import Refusal
+from rdpbalancer.errors import ClientError, NoServerError, ProtocolError, RdpBalancerError
 from rdpbalancer.model import CloseReason, Intent, Reason, ServerId
 from rdpbalancer.net.dial import _CODES, _SHORTAGES
 from rdpbalancer.telemetry.metrics import Metrics, ServerGauges, StateSnapshot
 from tests.unit.packaging.pages import DOCS, REPOSITORY, codes, first_codes, rows, section
 
 _PAGE: Final = DOCS / "reference" / "metrics.md"
+_REASONS: Final = "### Reasons of failed handshakes"
 # Errors that end a connection before it is a session; each one's code is a reason.
 _ERRORS: Final = {"ProtocolError", "ClientError", "RefusedError", "ServerError", "NoServerError", "Nobody"}
 
 
-def _registry() -> dict[str, tuple[str, frozenset[str]]]:
+def registered() -> dict[str, tuple[str, frozenset[str]]]:
     """Return type and labels of every metric by its exposed name."""
     metrics = Metrics()
     metrics.observe_state(lambda: _SNAPSHOT)
@@ -42,7 +45,7 @@ _SNAPSHOT: Final = StateSnapshot(
 
 def exposed_names() -> set[str]:
     """Return the name of every metric."""
-    return set(_registry())
+    return set(registered())
 
 
 def test_every_metric_is_documented_as_it_is() -> None:
@@ -52,7 +55,7 @@ def test_every_metric_is_documented_as_it_is() -> None:
         for row in rows(_PAGE.read_text(encoding="utf-8"))
         if row[0].startswith("`rdpbalancer_")
     }
-    assert _registry() == documented
+    assert registered() == documented
 
 
 def _row(metric: str) -> set[str]:
@@ -111,8 +114,8 @@ def _literals(node: ast.AST) -> set[str]:
     return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
 
 
-def test_every_reason_of_a_failed_handshake_is_explained() -> None:
-    """The reasons on the page are those that the way of a connection can end with, and no others."""
+def _files_of_the_way() -> set[str]:
+    """Return the files that a connection passes through on its way to a server."""
     package = REPOSITORY / "rdpbalancer"
     files = {
         str(path.relative_to(package))
@@ -120,11 +123,24 @@ def test_every_reason_of_a_failed_handshake_is_explained() -> None:
         for path in (package / room).glob("*.py")
         if path.name != "listen.py"
     }
-    files |= {"wire/request.py", "wire/proxy.py", "core/route.py"}
-    raised = _raised(files, {*_ERRORS, "RdpBalancerError"})
+    return files | {"wire/request.py", "wire/proxy.py", "core/route.py"}
+
+
+@pytest.mark.parametrize("error", [ProtocolError, ClientError, NoServerError])
+def test_whose_fault_a_reason_is(error: type[RdpBalancerError]) -> None:
+    """The page blames whom the log blames: `fault` of `connection_failed`."""
+    told = {(code, row[1]) for row in rows(section(_PAGE, _REASONS)) for code in codes(row[0])}
+    raised = _raised(_files_of_the_way(), {error.__name__})
+    assert raised
+    assert set() == {(code, error.fault.value) for code in raised} - told
+
+
+def test_every_reason_of_a_failed_handshake_is_explained() -> None:
+    """The reasons on the page are those that the way of a connection can end with, and no others."""
+    raised = _raised(_files_of_the_way(), {*_ERRORS, "RdpBalancerError"})
     # Codes that are computed: what the first bytes look like, what the system says, who may not come in.
     raised |= {"tls", "http", "ssh", "not-tpkt", "error", *_CODES.values(), *_SHORTAGES.values()}
     at_the_door = {Refusal.MAX_SESSIONS, Refusal.MAX_HALF_OPEN}
     raised |= {refusal.value for refusal in set(Refusal) - at_the_door}
-    documented = set(first_codes(rows(section(_PAGE, "### Reasons of failed handshakes"))))
+    documented = set(first_codes(rows(section(_PAGE, _REASONS))))
     assert raised == documented
