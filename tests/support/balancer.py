@@ -39,6 +39,7 @@ class Balancer:
         *,
         relays: int | str = 1,
         level: str = "debug",
+        log_file: Path | None = None,
     ) -> None:
         self.folder = folder
         self.socket = folder / "run" / "control.sock"
@@ -52,7 +53,12 @@ class Balancer:
             "state_dir": str(folder / "state"),
             "runtime_dir": str(folder / "run"),
             "relays": relays,
-            "log": {"format": "json", "level": level, "user": "plain"},
+            "log": {
+                "format": "json",
+                "level": level,
+                "user": "plain",
+                "file": str(log_file) if log_file is not None else None,
+            },
             "metrics": {"listen": str(self.metrics)},
         }
         self.configuration = folder / "rdpbalancer.yaml"
