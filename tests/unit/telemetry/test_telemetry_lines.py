@@ -313,7 +313,11 @@ async def main():
     logs.write(Happened(number=2))
     raise SystemExit(3)
 
-asyncio.new_event_loop().run_until_complete(main())
+loop = asyncio.new_event_loop()
+try:
+    loop.run_until_complete(main())
+finally:
+    loop.close()
 """
 
 
