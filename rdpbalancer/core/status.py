@@ -57,6 +57,11 @@ def is_up(status: ServerStatus) -> bool:
     return status.health.health is Health.UP and status.agent.health is not Health.DOWN
 
 
+def may_be_up(status: ServerStatus) -> bool:
+    """Whether nothing says that the server is down: it is up, or its first check has not ended yet."""
+    return status.health.health is not Health.DOWN and status.agent.health is not Health.DOWN
+
+
 def why(status: ServerStatus) -> str:
     """Return in words what keeps users away from the server, or else why it last changed.
 
@@ -92,20 +97,25 @@ def may_come_up(server: RealServer, status: ServerStatus) -> bool:
 
 
 def takes_bound(status: ServerStatus) -> bool:
-    """Whether a returning user may be sent there: also while draining, unless strictly."""
-    if not is_up(status):
+    """Whether a returning user may be sent there: also while draining, unless strictly.
+
+    And while the first check has not ended: the desktop is there or nowhere. Whether the server is up is then
+    found out by the dial, within the connect and confirm timeouts. Elsewhere users would get a new desktop,
+    and be bound to it, only because a check is slow when the balancer starts.
+    """
+    if not may_be_up(status):
         return False
     intent = wanted(status)
     return intent is Intent.ONLINE or (intent is Intent.DRAIN and not _strictly(status))
 
 
 def takes_token(status: ServerStatus) -> bool:
-    """Whether a broker's routing token is honoured: by every server that is up and not halted.
+    """Whether a broker's routing token is honoured: by every server that may be up and is not halted.
 
     A strict drain honours tokens too: the broker would answer a connection elsewhere with the same
     redirection, for ever.
     """
-    return is_up(status) and wanted(status) is not Intent.HALT
+    return may_be_up(status) and wanted(status) is not Intent.HALT
 
 
 def _strictly(status: ServerStatus) -> bool:

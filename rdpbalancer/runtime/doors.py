@@ -57,6 +57,7 @@ class Doors:
         self._exporter: Exporter | None = None
         self._shortage_told_at: dict[str, float] = {}
         self.open = False
+        self._opened: set[str] = set()
         # Where a listener really listens, by its name: port 0 has become a real one.
         self.bound_names: dict[str, str] = {}
 
@@ -119,8 +120,19 @@ class Doors:
             acceptor.close()
             self.bound_names.pop(name, None)
 
+    def accepts(self, service: str | None) -> bool:
+        """Whether connections to that service are accepted; None: to all of them."""
+        return self.open or service in self._opened
+
+    def open_service(self, name: str) -> None:
+        """Begin to accept for one service."""
+        self._opened.add(name)
+        service = self._dispatcher.farm.services.get(name)
+        for endpoint in service.listen if service is not None else ():
+            self._accept(name, f"{name} {endpoint}")
+
     async def open_all(self, settings: Settings) -> None:
-        """Begin to accept."""
+        """Begin to accept for all."""
         self.open = True
         await self.apply(settings)
 
@@ -156,7 +168,7 @@ class Doors:
             self._acceptors[name] = Acceptor(
                 Listener(listener), on_connection=connected, on_shortage=short, crowded=self._crowded
             )
-        if self.open and name in self._acceptors:
+        if self.accepts(service) and name in self._acceptors:
             self._acceptors[name].start()
 
     def _crowded(self, newest: int) -> str:

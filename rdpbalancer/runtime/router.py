@@ -50,9 +50,9 @@ from rdpbalancer.telemetry.metrics import Metrics
 
 _LAG_INTERVAL_S = 0.5
 _STATUS_INTERVAL_S = 10.0
-# The first checks of all servers; who is slower takes nobody until its check is through. Longer than this
-# would be an outage of all services for one dead server, and the end of an upgrade (not ready in 20 s).
-_FIRST_CHECK_S = 10.0
+# For the first checks of a service's servers. Without them all new users would go to the first one that has
+# been checked. Who is slower than this is slow or dead, and takes no new user until its check is through.
+_FIRST_CHECK_S = 0.5
 _EXPIRE_INTERVAL_S = 1.0
 # At the stop, for the records of all sessions: some seconds for 60,000, more on a busy machine.
 _LAST_RECORDS_S = 32.0
@@ -210,12 +210,15 @@ class Router:
         self.metrics.reload_timestamp.set(time.time())
         await self._start_control()
         await self.doors.serve_metrics(self._settings)
-        # A server that has not been checked yet takes nobody; its users would be sent elsewhere.
-        timeouts = [server.health.timeout_s for server in self.dispatcher.farm.servers().values()]
-        await self.watch.checked_once(timeout_s=min(max(timeouts) + 0.5, _FIRST_CHECK_S))
+        await asyncio.gather(*(self._open(service) for service in self.dispatcher.farm.services))
         await self.doors.open_all(self._settings)
         self.events.info("router_ready", sessions=len(self.dispatcher.ledger), pid=os.getpid())
         self.supervisor.send(messages.Ready(self.status_line()))
+
+    async def _open(self, service: str) -> None:
+        """Accept for a service as soon as its servers have been checked: no service waits for another's."""
+        await self.watch.checked_once(service, timeout_s=_FIRST_CHECK_S)
+        self.doors.open_service(service)
 
     async def take_farm(self, farm: Farm) -> None:
         """Take a farm into use, at start and at each reload."""
@@ -466,7 +469,8 @@ class Router:
     def health_word(self, service: str | None = None) -> HealthWord:
         """Say in one word whether a user who comes now can be served; a router that makes way is no stop."""
         stopping = self._stopping.is_set() and not self._retiring
-        return health_word(self.views.usable(), accepting=self.doors.open, stopping=stopping, service=service)
+        accepting = self.doors.accepts(service)
+        return health_word(self.views.usable(), accepting=accepting, stopping=stopping, service=service)
 
     def _kick_server(self, server: ServerId, reason: CloseReason) -> int:
         return self.operator.kick_server(server, reason)

@@ -49,7 +49,7 @@ class Watch:
         self._monitors: dict[ServerId, Monitor] = {}
         self._names: asyncio.Task[None] | None = None
         self._waits: Waits | None = None
-        self._all_checked = asyncio.Event()
+        self._first_checks: dict[str, asyncio.Event] = {}
         self._observed_at: dict[ServerId, float] = {}
         self._checks_not_made = False
         self.checks_failed: dict[ServerId, int] = {}
@@ -99,20 +99,26 @@ class Watch:
             self._take_agent(server.id, AgentState())
         monitor.start()
 
-    async def checked_once(self, *, timeout_s: float) -> None:
-        """Wait until no server is being checked for the first time, but not longer than `timeout_s`."""
-        self._all_checked.clear()
-        self._see_whether_all_checked()
+    async def checked_once(self, service: str, *, timeout_s: float) -> None:
+        """Wait until no server of the service is being checked for the first time, or for `timeout_s`."""
+        self._first_checks[service] = asyncio.Event()
+        self._see_whether_all_checked(service)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._all_checked.wait()
+                await self._first_checks[service].wait()
         except TimeoutError:
             return
+        finally:
+            del self._first_checks[service]
 
-    def _see_whether_all_checked(self) -> None:
-        statuses = self._dispatcher.statuses.values()
-        if not any(status.health.health is Health.CHECKING for status in statuses):
-            self._all_checked.set()
+    def _see_whether_all_checked(self, service: str) -> None:
+        waiting, configured = self._first_checks.get(service), self._dispatcher.farm.services.get(service)
+        if waiting is None:
+            return
+        statuses = self._dispatcher.statuses
+        servers = configured.servers if configured is not None else ()
+        if not any(statuses[server.id].health.health is Health.CHECKING for server in servers):
+            waiting.set()
 
     async def stop(self) -> None:
         """Stop watching."""
@@ -234,7 +240,7 @@ class Watch:
             reason=detail,
             check_reason=detail,
         )
-        self._see_whether_all_checked()
+        self._see_whether_all_checked(server.service)
         if not ok:
             self._events.error("server_down", **_fields(server), detail=detail)
         elif st.is_up(self._dispatcher.statuses[server]):  # not while its agent says down

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,59 @@ async def test_one_silent_server_does_not_delay_the_start(tmp_path: Path) -> Non
             assert "running" == (await house.status())["status"]
         finally:
             house.stop()
+
+
+async def test_a_slow_first_check_delays_only_its_own_service(tmp_path: Path) -> None:
+    """A silent server may take 30 s to be found out; the users of other services come in at once."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        slow = {
+            "name": "slow",
+            "health_check": {"timeout": "30s"},
+            "real_servers": [{"name": "ts1", "address": address}],
+        }
+        house = House(tmp_path, relays=1)
+        await asyncio.to_thread(house.start)
+        try:
+            async with labs(1) as servers:
+                vip = await house.serve(servers)
+                house.services.append({**slow, "listen": "127.0.0.1:0"})
+                await house.reload()
+                house.kill(await house.router_pid())
+                began_at = time.monotonic()
+                await house.answers_again()
+                client = await vip.opened("alice")
+                assert "ts1" == (await client.login("alice")).server
+                # Half a second, and what it takes to start a router on a busy machine; it was 10 s, and 30 s.
+                assert time.monotonic() - began_at < 8
+                (row,) = await house.ask("servers", service="slow")
+                assert "checking" == row["health"]
+                assert "starting" != (await house.status())["status"]
+        finally:
+            house.dismiss()
+            await asyncio.to_thread(house.stop)
+
+
+async def test_users_go_back_to_servers_that_are_still_being_checked(tmp_path: Path) -> None:
+    """The first check after a start takes 30 s: a user with a desktop gets it at once, and no other one."""
+    house = House(tmp_path, relays=1)
+    await asyncio.to_thread(house.start)
+    try:
+        async with labs(2) as servers:
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                vip = await house.serve(servers)
+                client = await vip.opened("alice")
+                home = (await client.login("alice")).server
+                check = {"timeout": "30s", "port": silent.getsockname()[1]}
+                vip.description["health_check"] = check
+                await house.written_down(bindings=1)
+                await house.reload()
+                house.kill(await house.router_pid())
+                await house.answers_again()
+                client = await vip.opened("alice")
+                assert home == (await client.login("alice")).server
+                assert {"checking"} == {row["health"] for row in (await vip.servers()).values()}
+                assert {"alice": home} == await vip.bindings()
+    finally:
+        house.dismiss()
+        await asyncio.to_thread(house.stop)

@@ -66,11 +66,14 @@ def decided(*views: View, **query: Any) -> Decision:
         ("agent-halted", scheduled, True),
         ("down", scheduled, True),
         ("agent-down", scheduled, True),
-        ("unknown", scheduled, True),
+        ("unknown", Go(sid("ts1"), Reason.TOKEN), False),
     ],
 )
 def test_a_token_leads_to_its_server(status: str, expected: Decision, *, missed: bool) -> None:
-    """Online or draining, and up; otherwise the connection falls through, and that is counted."""
+    """Online or draining, and not down; otherwise the connection falls through, and that is counted.
+
+    A server whose first check has not ended is dialled: the dial will tell.
+    """
     assert (expected, missed) == asked(view(TS1, status), view(TS2), token=TS1_TOKEN)
 
 
@@ -149,11 +152,15 @@ def test_a_server_is_named_by_its_addresses(named: Endpoint, *, expected: bool) 
         ("agent-halted", but(moved, binds=True, replacing="ts1")),
         ("down", but(moved, binds=True, replacing="ts1")),
         ("agent-down", but(moved, binds=True, replacing="ts1")),
-        ("unknown", but(moved, binds=True, replacing="ts1")),
+        ("unknown", Go(sid("ts1"), Reason.COOKIE, binds=True)),
     ],
 )
 def test_a_binding_leads_home(status: str, expected: Decision) -> None:
-    """A draining server keeps its users, a strictly draining one does not; others are bound anew."""
+    """A draining server keeps its users, a strictly draining one does not; others are bound anew.
+
+    A server whose first check has not ended is dialled: after a start a slow check is no reason to give its
+    users a new desktop elsewhere, and bind them to it.
+    """
     assert expected == decided(view(TS1, status), view(TS2), key=ALICE, bound="ts1")
 
 

@@ -12,9 +12,10 @@ from rdpbalancer.core.status import Override, ServerStatus
 from rdpbalancer.errors import ServerError
 from rdpbalancer.health.monitor import Monitor
 from rdpbalancer.health.probe import CheckResult
-from rdpbalancer.model import CloseReason, Endpoint, Health, Intent
+from rdpbalancer.model import CloseReason, Endpoint, Health, Intent, ServerId
+from rdpbalancer.tasks import spawn
 from tests.support.wait import wait_until_async
-from tests.unit.core.farms import SERVICE, real_server, server_status
+from tests.unit.core.farms import SERVICE, real_server, server_status, virtual_service
 from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of, sid
 
 TS1 = sid("ts1")
@@ -471,13 +472,29 @@ async def test_names_are_resolved_again_and_again(watched: Farmhouse) -> None:
 
 
 async def test_waiting_for_the_first_checks(watched: Farmhouse) -> None:
-    """Until every server has been checked once, or the time is over."""
+    """Until every server of the service has been checked once, or the time is over."""
     slow = local_server("ts1", health=HealthPolicy(interval_s=600, timeout_s=600, type="tcp"), port=1)
     await take(watched, service_of(["ts2"]))
-    await watched.watch.checked_once(timeout_s=60)
+    await watched.watch.checked_once(SERVICE, timeout_s=60)
     watched.apply(service_of([slow, "ts2"]))
     watched.dispatcher.set_status(TS1, ServerStatus(), now=watched.now)
-    await watched.watch.checked_once(timeout_s=0.01)
+    await watched.watch.checked_once(SERVICE, timeout_s=0.01)
     assert Health.CHECKING is status(watched).health.health
     check(watched, True)
-    await watched.watch.checked_once(timeout_s=60)
+    await watched.watch.checked_once(SERVICE, timeout_s=60)
+
+
+async def test_no_service_waits_for_the_first_checks_of_another(watched: Farmhouse) -> None:
+    """One with a silent server is still being checked while the others take their users."""
+    farm = service_of(["ts1"])
+    other = virtual_service(local_server("ts1", id=ServerId("other", "ts1")), name="other")
+    watched.dispatcher.apply(Farm({farm.name: farm, other.name: other}), now=watched.now)
+    waiting = spawn(watched.watch.checked_once(SERVICE, timeout_s=60), name="waiting")
+    await wait_until_async(lambda: SERVICE in watched.watch._first_checks, 5, "waiting for farm's")
+    check(watched, True)
+    await waiting
+    assert Health.CHECKING is watched.dispatcher.statuses[ServerId("other", "ts1")].health.health
+
+
+async def test_a_service_that_a_reload_removes_is_waited_for_no_longer(watched: Farmhouse) -> None:
+    await watched.watch.checked_once("gone", timeout_s=60)
