@@ -28,7 +28,7 @@ _STEPS = {
     "farm-taken": ("router.operator.restore(changes.servers_added)", True),
     "restored": ("await router.doors.apply(fresh.settings)", True),
     "applied": ("await self._settle()", True),
-    "settled": ("return _described(changes)", True),
+    "settled": ("return _described(changes, ", True),
 }
 
 
