@@ -1,0 +1,171 @@
+"""A connection's way in one process: what it holds is given back wherever it ends."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from rdpbalancer.core.admission import Place
+from rdpbalancer.core.farm import VirtualService
+from rdpbalancer.core.route import Go
+from rdpbalancer.errors import ChannelError, ServerError
+from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.server import LabServer
+from rdpbalancer.model import Endpoint, Reason, SessionFacts
+from rdpbalancer.session import Sessions
+from rdpbalancer.session.connection import Connection
+from rdpbalancer.wire.confirm import DISCONNECT
+from tests.support.steps import stepped
+from tests.support.wait import wait_until_async
+from tests.unit.core.farms import ALICE, SERVICE, sid
+from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of
+
+PATIENCE_S = 5.0
+
+
+class NoRelayYet:
+    """Relays of which none is running: whoever is handed over waits, until the test says what comes of it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[asyncio.Future[None]] = []
+
+    async def adopt(
+        self,
+        facts: SessionFacts,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        first: tuple[bytes, bytes],
+        idle_s: float,
+        before: Callable[[int], None],
+    ) -> int:
+        """Wait for a relay."""
+        del facts, sockets, first, idle_s, before
+        relay: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(relay)
+        await relay
+        raise AssertionError("no test has a relay")
+
+
+class Way:
+    """The way to one real server, and everything that a connection takes on it."""
+
+    def __init__(self, service: VirtualService) -> None:
+        self.house = Farmhouse(service)
+        for server in service.servers:
+            self.house.watch._resolved(server.id, ("127.0.0.1",))
+        self.relays = NoRelayYet()
+        self.sessions = Sessions(
+            dispatcher=self.house.dispatcher,
+            admission=self.house.admission,
+            relays=self.relays,
+            metrics=self.house.metrics,
+            account=self.house.account,
+            events=self.house.events,
+            dial_failed=self.house.watch.dial_failed,
+            dialled=self.house.watch.dialled,
+        )
+
+    @property
+    def service(self) -> VirtualService:
+        """The service as it is configured now."""
+        return self.house.dispatcher.farm.services[SERVICE]
+
+    async def up_to_the_relay(self) -> socket.socket:
+        """Let a client come in and be answered by its server; return its end when it waits for a relay."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname(), timeout=PATIENCE_S)
+            ours, address = listener.accept()
+        ours.setblocking(False)
+        client.sendall(Opening(cookie=ALICE.value).request())
+        self.sessions.connected(self.service, ours, address)
+        await wait_until_async(lambda: self.relays.waiting, PATIENCE_S, "waiting for a relay")
+        return client
+
+    def held(self) -> tuple[int, int, int]:
+        """Return what is held: places of the server, half-open places, live sessions."""
+        ledger = self.house.dispatcher.ledger
+        return ledger.load(sid("ts1")), self.house.admission.half_open, len(ledger)
+
+    def failures(self) -> list[str]:
+        """Return why connections failed."""
+        return [line["reason"] for line in self.house.logged("connection_failed")]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[LabServer]:
+    """Return a real server that confirms."""
+    async with LabServer(name="ts1") as made:
+        yield made
+
+
+@pytest.fixture
+async def way(server: LabServer) -> AsyncIterator[Way]:
+    """Return the way to it."""
+    made = Way(service_of([local_server("ts1", port=server.endpoint.port)]))
+    yield made
+    made.sessions.close()
+
+
+async def test_a_stop_while_a_connection_waits_for_a_relay(way: Way, server: LabServer) -> None:
+    """Cancelled there, it gives back its places, closes both ends, and says goodbye; once."""
+    client = await way.up_to_the_relay()
+    assert (1, 1, 0) == way.held()
+    way.sessions.give_up()
+    assert (0, 0, 0) == way.held()
+    assert ["shutdown"] == way.failures()
+    confirm = await asyncio.to_thread(client.recv, 19, socket.MSG_WAITALL)
+    assert (0x03, 19) == (confirm[0], len(confirm))
+    assert DISCONNECT == await asyncio.to_thread(client.recv, 100)
+    assert b"" == await asyncio.to_thread(client.recv, 1)
+    await wait_until_async(lambda: server.connections == 0, PATIENCE_S, "no connection at the server")
+    way.relays.waiting[0].cancel()  # whoever comes too late changes nothing
+    way.sessions.give_up()
+    assert ["shutdown"] == way.failures()
+    client.close()
+
+
+async def test_a_client_that_leaves_while_it_waits_for_a_relay(way: Way, server: LabServer) -> None:
+    """Noticed there too: its server is rid of it before any relay has come."""
+    client = await way.up_to_the_relay()
+    client.close()
+    await wait_until_async(lambda: way.held() == (0, 0, 0), PATIENCE_S, "everything given back")
+    await wait_until_async(lambda: server.connections == 0, PATIENCE_S, "no connection at the server")
+    assert ["gave-up"] == way.failures()
+
+
+async def test_no_relay_comes(way: Way, server: LabServer) -> None:
+    """The client is let go with a reason that is nobody's outside, and its server is free."""
+    client = await way.up_to_the_relay()
+    way.relays.waiting[0].set_exception(ChannelError("no-relay", "none"))
+    await wait_until_async(lambda: way.held() == (0, 0, 0), PATIENCE_S, "everything given back")
+    await wait_until_async(lambda: server.connections == 0, PATIENCE_S, "no connection at the server")
+    assert ["no-relay"] == way.failures()
+    client.close()
+
+
+async def test_a_desktop_that_was_confirmed_stays_bound(way: Way) -> None:
+    """The server had answered: the user's desktop may be there, whatever became of the connection."""
+    client = await way.up_to_the_relay()
+    way.sessions.give_up()
+    binding = way.house.dispatcher.bindings(SERVICE).get(ALICE, now=way.sessions._clock())
+    assert binding is not None
+    assert "ts1" == binding.server
+    assert binding.expires_at is not None  # its time has begun
+    client.close()
+
+
+async def test_a_server_that_a_reload_has_removed_is_not_dialled(way: Way) -> None:
+    """Chosen a moment ago, configured no more: another one is tried; that is no defect of ours."""
+    service = way.service
+    go = Go(sid("ts1"), Reason.SCHEDULED)
+    lease = way.house.dispatcher.take(service, go, None, now=way.house.now)
+    assert lease is not None
+    way.house.apply(service_of(["ts2"]))
+    client, ours = socket.socketpair()
+    with client, ours:
+        conn = Connection(service, ours, Endpoint("192.0.2.1", 1), Place(SERVICE), 0.0)
+        with pytest.raises(ServerError, match="not configured any more") as caught:
+            await stepped(way.sessions._dial(conn, lease, go))
+        assert "removed" == caught.value.code
+    way.house.dispatcher.give_back(lease, now=way.house.now)
