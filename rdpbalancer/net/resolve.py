@@ -4,6 +4,9 @@ import asyncio
 import socket
 from ipaddress import ip_address
 
+# The first pause after a name could not be resolved: its record or line in /etc/hosts may just be written.
+_FIRST_RETRY_S = 1.0
+
 
 def literal(host: str) -> str | None:
     """Return `host` if it is an IP address, None if it is a name."""
@@ -11,6 +14,11 @@ def literal(host: str) -> str | None:
         return str(ip_address(host))
     except ValueError:
         return None
+
+
+def retry_s(failures: int, *, interval_s: float) -> float:
+    """Return the pause after so many failures in a row (at least one): doubled each time, to the interval."""
+    return min(interval_s, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 32))
 
 
 async def resolve(host: str, *, timeout_s: float = 5.0) -> tuple[str, ...] | str:

@@ -113,8 +113,13 @@ RULES: Final = (
     Rule(
         "name_not_resolved",
         "the name of {service}/{server} cannot be resolved: {detail}",
-        for_s=5 * MINUTE,
+        until=("name_resolved",),
         per=_SERVER,
+    ),
+    Rule(
+        "checks_not_made",
+        "health checks cannot be made, so servers that fail are not noticed: {detail}",
+        until=("checks_made_again",),
     ),
     Rule(
         "agent_failed",

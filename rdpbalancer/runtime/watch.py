@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from rdpbalancer.core import status as st
@@ -16,7 +16,7 @@ from rdpbalancer.health.monitor import Monitor
 from rdpbalancer.health.probe import CheckResult
 from rdpbalancer.model import CloseReason, Endpoint, Health, ServerId
 from rdpbalancer.net import dial
-from rdpbalancer.net.resolve import literal, resolve
+from rdpbalancer.net.resolve import literal, resolve, retry_s
 from rdpbalancer.net.waiting import Waits
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry.events import Events
@@ -24,6 +24,7 @@ from rdpbalancer.telemetry.metrics import Metrics
 from rdpbalancer.wire.proxy import build_proxy
 
 Kick = Callable[[ServerId, CloseReason], int]
+Resolve = Callable[[str], Awaitable[tuple[str, ...] | str]]
 # The source a health check speaks for where a PROXY header is wanted: the balancer itself.
 _OURSELVES = Endpoint("127.0.0.1", 1)
 
@@ -39,12 +40,14 @@ class Watch:
         events: Events,
         clock: Callable[[], float],
         kick: Kick,
+        resolve: Resolve = resolve,
     ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._events = events
         self._clock = clock
         self._kick = kick
+        self._resolve = resolve
         self._rng = random.Random()  # noqa: S311 (jitter of probes, not a secret)
         self._monitors: dict[ServerId, Monitor] = {}
         self._names: asyncio.Task[None] | None = None
@@ -52,6 +55,7 @@ class Watch:
         self._first_checks: dict[str, asyncio.Event] = {}
         self._observed_at: dict[ServerId, float] = {}
         self._checks_not_made = False
+        self._unresolved: set[ServerId] = set()
         self.checks_failed: dict[ServerId, int] = {}
         # Each server's last check, and when it ended (monotonic).
         self.last_checks: dict[ServerId, tuple[CheckResult, float]] = {}
@@ -72,13 +76,14 @@ class Watch:
         ]
         kept = self._monitors.keys() - {monitor.server.id for monitor in stale}
         fresh = [server for server_id, server in servers.items() if server_id not in kept]
-        found = await asyncio.gather(*(resolve(server.address.host) for server in fresh))
+        found = await asyncio.gather(*(self._resolve(server.address.host) for server in fresh))
         await asyncio.gather(*(monitor.stop() for monitor in stale))
         for monitor in stale:
             del self._monitors[monitor.server.id]
         before = self._dispatcher.farm
         self._dispatcher.apply(farm, now=self._clock())
         self.agent_failing &= servers.keys()
+        self._unresolved &= servers.keys()
         for server, addresses in zip(fresh, found, strict=True):
             was = before.server(server.id)
             if was is not None and was.address.host != server.address.host:
@@ -148,7 +153,11 @@ class Watch:
                 self._events.error("checks_not_made", **_fields(server), detail=result.detail)
             self._checks_not_made = True
             return
-        self._checks_not_made = False
+        if self._checks_not_made:
+            self._checks_not_made = False
+            self._events.info(
+                "checks_made_again", **_fields(server), detail="health checks can be made again"
+            )
         self.last_checks[server] = (result, self._clock())
         self._metrics.health_checks.labels(*server, "ok" if result.ok else "failed").inc()
         configured = self._dispatcher.farm.server(server)
@@ -287,18 +296,39 @@ class Watch:
             return  # removed by a reload meanwhile
         if isinstance(found, str):
             # What was resolved before stays in use: an old address is better than none.
-            self._events.warning("name_not_resolved", **_fields(server), detail=found)
-        elif set(found) != set(self._dispatcher.statuses[server].addresses):
+            if server not in self._unresolved:
+                self._events.warning("name_not_resolved", **_fields(server), detail=found)
+            self._unresolved.add(server)
+            return
+        if server in self._unresolved:
+            self._unresolved.discard(server)
+            self._events.info("name_resolved", **_fields(server), detail=", ".join(found))
+        if set(found) != set(self._dispatcher.statuses[server].addresses):
             self._update(server, addresses=found)
+            if server in self._monitors:
+                self._monitors[server].hurry()
 
     async def _resolve_again(self, interval_s: float) -> None:
+        """Resolve all names every `interval_s`, and sooner, less and less so, those that could not be."""
+        left_s, failures = interval_s, 1
         while True:
-            await asyncio.sleep(interval_s)
+            retry_after_s = retry_s(failures, interval_s=interval_s) if self._unresolved else left_s
+            pause_s = min(left_s, retry_after_s)
+            await asyncio.sleep(pause_s)
+            left_s -= pause_s
+            everything = left_s <= 0
+            if everything:
+                left_s = interval_s
             servers = self._dispatcher.farm.servers().values()
-            names = [server for server in servers if literal(server.address.host) is None]
-            found = await asyncio.gather(*(resolve(server.address.host) for server in names))
+            names = [
+                server
+                for server in servers
+                if literal(server.address.host) is None and (everything or server.id in self._unresolved)
+            ]
+            found = await asyncio.gather(*(self._resolve(server.address.host) for server in names))
             for server, addresses in zip(names, found, strict=True):
                 self._resolved(server.id, addresses)
+            failures = failures + 1 if self._unresolved else 1
 
 
 def _preamble(farm: Farm, server: ServerId) -> bytes:

@@ -99,6 +99,16 @@ def test_each_server_for_itself(told: Warnings, clock: Clock) -> None:
     assert [] == shown(told)
 
 
+def test_checks_that_cannot_be_made(told: Warnings, clock: Clock) -> None:
+    """Whichever server it was that could not be asked first: until one can be asked again."""
+    note(told, clock, "checks_not_made", service=SERVICE, server="ts1", detail="Too many open files")
+    ((code, text, _),) = shown(told)
+    assert "checks-not-made" == code
+    assert text.endswith("not noticed: Too many open files")
+    note(told, clock, "checks_made_again", service=SERVICE, server="ts2")
+    assert [] == shown(told)
+
+
 def test_warnings_are_bounded(told: Warnings, clock: Clock) -> None:
     """A thousand servers whose names do not resolve are no thousand lines, and no memory."""
     for number in range(10 * MAX_WARNINGS):

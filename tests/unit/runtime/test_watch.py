@@ -216,7 +216,7 @@ def test_a_check_that_could_not_be_made() -> None:
             house.watch.checked(TS1, shortage)
         check_at(house, "127.0.0.1")
     assert (Health.UP, {}) == (status(house).health.health, house.watch.checks_failed)
-    assert ["checks_not_made", "checks_not_made"] == house.happened()
+    assert ["checks_not_made", "checks_made_again"] * 2 == house.happened()
     assert 10 == count(house, "health_checks_total", result="not-made")
 
 
@@ -452,13 +452,31 @@ async def test_without_an_agent_its_word_is_forgotten(watched: Farmhouse) -> Non
 async def test_a_name_that_does_not_resolve_is_told_and_keeps_its_addresses(watched: Farmhouse) -> None:
     """An old address is better than none."""
     await take(watched, service_of(["ts1"]))
-    watched.watch._resolved(TS1, "the name ts1.example.net cannot be resolved")
+    for _ in range(3):
+        watched.watch._resolved(TS1, "the name ts1.example.net cannot be resolved")
     assert ["name_not_resolved"] == [event for event in watched.happened() if "name" in event]
     assert ("127.0.0.1",) == status(watched).addresses
     watched.watch._resolved(TS1, ("127.0.0.9", "127.0.0.1"))
     assert ("127.0.0.9", "127.0.0.1") == status(watched).addresses
     watched.watch._resolved(sid("removed"), ("127.0.0.1",))
     assert sid("removed") not in watched.dispatcher.statuses
+
+
+async def test_a_name_that_does_not_resolve_is_tried_again_soon(watched: Farmhouse) -> None:
+    """Its line in /etc/hosts came a moment after the start: nobody waits for resolve_interval."""
+    answers: list[tuple[str, ...] | str] = ["not found"]
+
+    async def resolve(host: str) -> tuple[str, ...] | str:
+        if host != "ts1.example.net":
+            return (host,)
+        return answers.pop(0) if answers else ("127.0.0.1",)
+
+    watched.watch._resolve = resolve
+    farm = service_of([local_server("ts2"), real_server("ts1")])
+    await watched.watch.apply(Farm({farm.name: farm}), resolve_interval_s=3600)
+    assert () == status(watched).addresses
+    await wait_until_async(lambda: status(watched).addresses, 10, "the name to be resolved")
+    assert ["name_not_resolved", "name_resolved"] == [each for each in watched.happened() if "name" in each]
 
 
 async def test_names_are_resolved_again_and_again(watched: Farmhouse) -> None:
