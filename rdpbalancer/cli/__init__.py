@@ -61,7 +61,7 @@ def main() -> None:
         else:
             output.complain(str(error))
         # A taken port or a folder that is not writable is no mistake in the file: trying again may help.
-        passing = error.code in ("listen", "folder")
+        passing = error.code in ("listen", "folder", "state-in-use")
         sys.exit(output.EXIT_FAILED if passing else output.EXIT_CONFIGURATION)
     except RdpBalancerError as error:
         output.complain(str(error))

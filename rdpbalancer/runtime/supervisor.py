@@ -21,7 +21,7 @@ from rdpbalancer import __version__
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.relay import messages as relay_messages
 from rdpbalancer.relay.channel import pair
-from rdpbalancer.runtime import activation, children, messages, signals, upgrade
+from rdpbalancer.runtime import activation, children, messages, signals, statelock, upgrade
 from rdpbalancer.runtime import active as active_file
 from rdpbalancer.runtime import program as programs
 from rdpbalancer.runtime.active import Active, relay_count
@@ -103,6 +103,7 @@ class Supervisor:
         self._ping_number = 0
         self._prepared: dict[int, list[str]] = {}
         self._stored: set[str] = set()
+        self._state_lock: int | None = None
         self._missing: dict[str, str] = {}
         self._open_again_at = 0.0
         self._ready = False
@@ -133,6 +134,7 @@ class Supervisor:
         if self._inherited is not None:
             self._take_over(self._inherited)
         else:
+            self._lock_state()
             mode = int(self._active.settings.global_.control_socket_mode, 8)
             wanted = self._wanted_listeners()
             self._listeners.activate(wanted, activation.activated(os.environ))
@@ -153,10 +155,22 @@ class Supervisor:
             self._adjust_relays()
         self._start_router()
 
+    def _lock_state(self) -> None:
+        """Keep other services off the state folder. Raises ConfigurationError: one is using it."""
+        state_dir = self._active.settings.global_.state_dir
+        try:
+            self._state_lock = statelock.acquire(state_dir, config=self._active.path, wall=time.time())
+        except OSError as error:
+            detail = f"{state_dir} cannot be locked ({error}): see to it that no second service uses it"
+            self._events.warning("state_not_locked", detail=detail)
+
     def _end_everything(self) -> None:
         for child in self._children():
             child.kill()
         self._listeners.close_all()
+        if self._state_lock is not None:
+            os.close(self._state_lock)
+            self._state_lock = None
 
     def _wanted_listeners(self) -> dict[str, str]:
         wanted = wanted_listeners(self._active.settings)
@@ -355,6 +369,7 @@ class Supervisor:
                 for pid, relay in self._relays.items()
             ],
             drain_s=self._drain_s,
+            state_lock=self._state_lock,
         )
 
     @property
@@ -371,6 +386,14 @@ class Supervisor:
             self._listeners.inherit(listener.name, listener.address, sock)
             self._stored.add(listener.address)
         self._drain_s = inherited.drain_s
+        if inherited.state_lock is not None:
+            self._state_lock = inherited.state_lock
+            os.set_inheritable(self._state_lock, False)
+        else:  # by a version that did not know of it
+            try:
+                self._lock_state()
+            except ConfigurationError as error:
+                self._events.error("state_not_locked", detail=str(error))
         for left in inherited.relays:
             relay = self._watch_relay(left.pid, upgrade.taken_over(left.line), left.number, left.code)
             relay.retiring = left.retired

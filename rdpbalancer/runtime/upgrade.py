@@ -65,8 +65,9 @@ class Inherited(msgspec.Struct):
     """What one program leaves to the next, or to the one before it.
 
     `generation`: programs since the service was started; `kept`: the file of the configuration in use;
-    `before`: the program to go back to, None: there is none; `reverted`: this is the way back. Fields are
-    only ever added, at the end and with a default: older code ignores what it does not know.
+    `before`: the program to go back to, None: there is none; `reverted`: this is the way back; `state_lock`:
+    the descriptor of the lock on the state folder, None: there is none. Fields are only ever added, at the
+    end and with a default: older code ignores what it does not know.
     """
 
     generation: int
@@ -77,6 +78,7 @@ class Inherited(msgspec.Struct):
     version: int = STATE_VERSION
     before: Program | None = None
     reverted: Reverted | None = None
+    state_lock: int | None = None
 
 
 class Abilities(msgspec.Struct):
@@ -147,6 +149,8 @@ def become(
     `then`: signals that it is to get as soon as it listens to signals.
     """
     descriptors = [listener.descriptor for listener in inherited.listeners] + program.descriptors
+    if inherited.state_lock is not None:
+        descriptors.append(inherited.state_lock)
     if inherited.before is not None:
         descriptors += inherited.before.descriptors
     for relay in inherited.relays:

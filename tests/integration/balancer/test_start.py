@@ -82,7 +82,7 @@ async def test_a_second_service_on_the_same_folders(tmp_path: Path) -> None:
     await asyncio.to_thread(house.start)
     try:
         before = await house.ask("services")
-        other = House(tmp_path)
+        other = House(tmp_path, state_dir=str(tmp_path / "second"))
         other.configuration = tmp_path / "second.yaml"
         other.services[0]["name"] = "intruder"
         other.write_configuration()
