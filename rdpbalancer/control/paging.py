@@ -26,15 +26,16 @@ KEPT_S: Final = 60.0
 # So many items are looked at, or sorted, in one go: some tenths of a millisecond.
 _CHUNK: Final = 512
 
-Place = tuple[Any, ...]
+# What rows are ordered by: a tuple of text and numbers, or what compares and iterates as one (`model.Key`).
+Place = Any
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Rows under one name (those of a virtual service).
 
-    `items`: references to what there is, all taken at one moment. `place` gives an item's place in the order:
-    a tuple of text and numbers, or None if it is not wanted (the filter). `row` makes the row of a place when
+    `items`: references to what there is, all taken at one moment. `place` gives an item's place in the order,
+    or None if it is not wanted (the filter). `row` makes the row of a place when
     its page is due, or None if it is gone by then.
     """
 

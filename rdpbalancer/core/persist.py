@@ -15,7 +15,7 @@ from rdpbalancer.model import Key, Method
 _MSTSC_COOKIE_CHARS = 9
 
 
-class Binding(msgspec.Struct, frozen=True):
+class Binding(msgspec.Struct, frozen=True, gc=False):
     """A key's server.
 
     `confirmed`: the server has answered with a Connection Confirm; until then the claim is tentative and ends
@@ -78,11 +78,26 @@ class Store(Protocol):
         ...
 
     def expire(self, *, now: float) -> int:
-        """Drop what has expired; return the number of confirmed bindings dropped."""
+        """Drop what has expired; return the number of confirmed bindings dropped since the last call.
+
+        It never walks a large table in one go: call it again while there is `more_to_drop`.
+        """
+        ...
+
+    def more_to_drop(self, *, now: float) -> bool:
+        """Whether `expire` has left something to drop."""
+        ...
+
+    def pinned_keys(self) -> list[Key]:
+        """Return the keys of bindings that are pinned, at once, in no order."""
         ...
 
     def resize(self, max_entries: int) -> None:
-        """Change the bound on confirmed bindings, at once."""
+        """Change the bound on confirmed bindings. Of many that have to give way, `expire` drops the rest."""
+        ...
+
+    def limit_claims(self, max_tentative: int) -> None:
+        """Change the bound on tentative claims; the oldest are dropped."""
         ...
 
     def entries(self, *, now: float) -> Iterator[Binding]:

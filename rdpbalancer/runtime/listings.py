@@ -47,7 +47,7 @@ def persistence(
                 bound = views.binding(name, found)
                 if bound is None or not select.names_server(ServerId(name, bound.server), server):
                     return None
-            return found
+            return found  # not a copy: a million of them would be work for the garbage collector
 
         def row(at: Place) -> BindingRow | None:
             return views.binding(name, Key(*at))

@@ -54,6 +54,8 @@ _STATUS_INTERVAL_S = 10.0
 # been checked. Who is slower than this is slow or dead, and takes no new user until its check is through.
 _FIRST_CHECK_S = 0.5
 _EXPIRE_INTERVAL_S = 1.0
+# Between slices of what expires, each of about 2 ms: half of the loop stays with the users.
+_EXPIRE_PAUSE_S = 0.002
 # At the stop, for the records of all sessions: some seconds for 60,000, more on a busy machine.
 _LAST_RECORDS_S = 32.0
 # Without a single one for this long no more will come: a relay that hangs has been killed by then (after
@@ -80,10 +82,17 @@ class Router:
         self.warnings = Warnings(wall=time.time)
         self.events.on_event = self.warnings.note
         self.metrics = Metrics()
+        self._passing_key = os.urandom(32)
         state_dir = self._settings.global_.state_dir
         self.account = Account(self.metrics, self.user_names(self._settings))
         self.durable = Durable(
-            state_dir / "state.db", events=self.events, metrics=self.metrics, clock=self._clock
+            state_dir / "state.db",
+            events=self.events,
+            metrics=self.metrics,
+            clock=self._clock,
+            max_half_open=self._settings.global_.limits.max_half_open,
+            on_overrides=self._take_overrides,
+            on_loaded=self._bindings_loaded,
         )
         # S311 below: the scheduler's chance decides who shares a server, it guards nothing.
         self.dispatcher = Dispatcher(open_store=self.durable.store, rng=random.Random())  # noqa: S311
@@ -178,7 +187,6 @@ class Router:
             spawn(self._measure_lag(), name="event loop lag"),
             spawn(self._tell_status(), name="status"),
         ]
-        self.durable.start()
         try:
             await self._start()
             await self._stopping.wait()
@@ -193,14 +201,14 @@ class Router:
             self.supervisor.close()
 
     async def _start(self) -> None:
+        await self.durable.open()
         await self.take_farm(farm_of(self._settings))
-        self.operator.restore(self.dispatcher.statuses.keys())
-        self.durable.keep_only(self.dispatcher.farm.services.keys())
+        self._take_overrides()
         self._farm_taken = True
         self._add_relays()
         # Whoever lives must be known before anybody new is placed: exact loads, and every user's desktop.
         await self.relays.introduced()
-        self.dispatcher.unpin_unused(now=self._clock())
+        self.durable.start()
         if isinstance(self.relays, RelayPool):
             self.relays.surrender(self._outdated)
         self.metrics.observe_state(
@@ -225,6 +233,15 @@ class Router:
         self.metrics.prepare(farm)
         resolve_interval_s = self._settings.global_.resolve_interval
         await self.watch.apply(farm, resolve_interval_s=resolve_interval_s)
+        self.durable.configured(farm.servers().keys())
+
+    def _take_overrides(self) -> None:
+        self.operator.restore(self.dispatcher.statuses.keys())
+
+    def _bindings_loaded(self, service: str) -> None:
+        # Those of sessions that ended while there was no router.
+        self.dispatcher.unpin_unused(service)
+        self.dispatcher.unpin_some(now=self._clock())
 
     @property
     def runtime_dir(self) -> Path:
@@ -233,13 +250,21 @@ class Router:
 
     def user_names(self, settings: Settings) -> logs.UserNames:
         """Return how users are named in the log by these settings."""
-        return logs.UserNames(settings.global_.log.user, logs.installation_key(settings.global_.state_dir))
+        how, key = settings.global_.log.user, self._passing_key
+        if how == "hash":
+            try:
+                key = logs.installation_key(settings.global_.state_dir)
+            except OSError as error:
+                detail = f"{error}; until a reload finds one, the next start will hash them differently"
+                self.events.error("user_hash_key_not_kept", detail=detail)
+        return logs.UserNames(how, key)
 
     def take_settings(self, active: Active, users: logs.UserNames) -> None:
         """Take the settings of a reload into use, all but the farm."""
         self._active = active
         self._settings = active.settings
         self.admission.max_half_open = self._settings.global_.limits.max_half_open
+        self.durable.limit_claims(self.admission.max_half_open)
         self.account.users = users
         self._configure_logs()
 
@@ -464,7 +489,8 @@ class Router:
     def _warnings(self) -> list[WarningRow]:
         farm, statuses = self.dispatcher.farm, self.dispatcher.statuses
         told = self.warnings.rows(services=farm.services, servers=statuses)
-        return [*warnings.of_farm(self.dispatcher, now=self._clock(), wall=time.time()), *told]
+        farms = warnings.of_farm(self.dispatcher, now=self._clock(), wall=time.time())
+        return [*farms, *warnings.of_loading(self.durable.loading(), since=self._started_at), *told]
 
     def health_word(self, service: str | None = None) -> HealthWord:
         """Say in one word whether a user who comes now can be served; a router that makes way is no stop."""
@@ -491,8 +517,13 @@ class Router:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRE_INTERVAL_S)
-            for name in self.dispatcher.farm.services:
-                self.dispatcher.bindings(name).expire(now=self._clock())
+            for bindings in [self.dispatcher.bindings(name) for name in self.dispatcher.farm.services]:
+                bindings.expire(now=self._clock())
+                while bindings.more_to_drop(now=self._clock()):
+                    await asyncio.sleep(_EXPIRE_PAUSE_S)
+                    bindings.expire(now=self._clock())
+            while self.dispatcher.unpin_some(now=self._clock()):  # noqa: ASYNC110 (a pause between slices)
+                await asyncio.sleep(_EXPIRE_PAUSE_S)
 
     async def _tell_status(self) -> None:
         while True:

@@ -52,7 +52,22 @@ RULES: Final = (
     Rule(
         "state_unusable",
         "bindings and operators' words are in memory only and would be lost by a restart: {detail}",
-        until=("state_written_again",),
+        until=("state_usable_again",),
+    ),
+    Rule(
+        "bindings_not_loaded",
+        "bindings of before the start cannot be read, but one by one: {detail}",
+        until=("bindings_loaded",),
+    ),
+    Rule(
+        "state_not_locked",
+        "a second service could use the same state, and each would lose what the other learns: {detail}",
+        for_s=24 * HOUR,
+    ),
+    Rule(
+        "user_hash_key_not_kept",
+        "the key that users are hashed with in the log is not kept: {detail}",
+        until=("reloaded",),
     ),
     Rule("state_damaged", "{detail}", for_s=24 * HOUR),
     Rule(
@@ -202,6 +217,12 @@ def of_farm(dispatcher: Dispatcher, *, now: float, wall: float) -> list[WarningR
                 since = round(wall - (now - status.changed_at), 3)
                 rows.append(WarningRow("agent-disagrees", text, since))
     return rows[:MAX_WARNINGS]
+
+
+def of_loading(services: Iterable[str], *, since: float) -> list[WarningRow]:
+    """Return what is to be warned of while bindings of before a start at `since` (Unix) are being read."""
+    text = "{}: bindings of before the start are still being read; each is found, not all are listed yet"
+    return [WarningRow("bindings-loading", text.format(service), round(since, 3)) for service in services]
 
 
 class _Fields(dict[str, Any]):

@@ -38,8 +38,8 @@ SendProxy = Literal["off", "v1", "v2"]
 OnDown = Literal["keep", "kick"]
 
 RDP_METHODS: Final = (Method.ROUTING_TOKEN, Method.RDP_COOKIE, Method.SOURCE_IP)
-# A binding takes about half a kilobyte: ten million are 5 GB, more than a balancer has to spare.
-MAX_BINDINGS: Final = 10_000_000
+# A binding takes about half a kilobyte. This many are what loading, listing and expiring are measured with.
+MAX_BINDINGS: Final = 1_000_000
 
 
 class Model(BaseModel):

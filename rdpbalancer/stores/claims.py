@@ -8,8 +8,8 @@ import msgspec
 
 from rdpbalancer.model import Key
 
-# A claim lives while its connection waits for a Connection Confirm, and no more than `max_half_open`
-# connections (4096 by default) do so at once: more claims than that cannot have a living owner.
+# A claim lives while its connection waits for a Connection Confirm, and no more than `limits.max_half_open`
+# connections do so at once: more claims than that cannot have a living owner. This is that option's default.
 MAX_TENTATIVE: Final = 4096
 
 
@@ -43,7 +43,15 @@ class Claims:
         """Make a claim in the place of whatever claim the key had; beyond the limit the oldest is dropped."""
         self.drop(key)
         self._claims[key] = Claim(server, now + hold_s)
-        if len(self._claims) > self._limit:
+        self._shrink()
+
+    def limit(self, limit: int) -> None:
+        """Change the bound; beyond it the oldest claims are dropped."""
+        self._limit = limit
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while len(self._claims) > self._limit:
             self._claims.popitem(last=False)
 
     def renew(self, key: Key, claim: Claim, *, now: float, hold_s: float) -> None:

@@ -1,7 +1,7 @@
 """Bindings of one virtual service in memory. The durable store is this one, with its changes noted."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Protocol
 
 from rdpbalancer.core.persist import Binding
 from rdpbalancer.model import Key, Method
@@ -9,10 +9,26 @@ from rdpbalancer.stores.claims import MAX_TENTATIVE, Claims
 from rdpbalancer.stores.idle import IdleTable
 
 MAX_ENTRIES: Final = 100_000
+# Bindings that one verb drops at most, expired ones and those that give way: 2 ms. A bound that has been made
+# much smaller, or a thousand users whose time ends in one moment, are worked off by `expire`.
+SLICE: Final = 1000
 
 
 def _nobody_listens(_key: Key) -> None:
     pass
+
+
+class Beneath(Protocol):
+    """Where bindings of an earlier run lie that are not in memory yet."""
+
+    @property
+    def counts(self) -> Mapping[Method, int]:
+        """How many lie there still, by method."""
+        ...
+
+    def take(self, key: Key) -> Binding | None:
+        """Take the key's binding out, if it lies there."""
+        ...
 
 
 class MemoryStore:
@@ -30,6 +46,9 @@ class MemoryStore:
             (`limits.max_sessions`, file descriptors).
         max_tentative: bound on tentative claims; beyond it the oldest is dropped.
         on_change: called with the key of every confirmed binding that came, changed or went.
+
+    With `beneath` set, a key that is not in memory is looked for there first, at whatever verb: from then on
+    memory says what holds for it.
     """
 
     def __init__(
@@ -41,6 +60,7 @@ class MemoryStore:
     ) -> None:
         self._max_entries = max_entries
         self._on_change = on_change
+        self.beneath: Beneath | None = None
         self._claims = Claims(max_tentative)
         self._pinned: dict[Key, Binding] = {}
         self._idle = IdleTable()
@@ -62,7 +82,7 @@ class MemoryStore:
 
     def confirmed(self, key: Key) -> Binding | None:
         """Return the key's confirmed binding, expired or not, whatever is claimed over it."""
-        return self._pinned.get(key) or self._idle.get(key)
+        return self._found(key)
 
     def claim(self, key: Key, server: str, *, now: float, hold_s: float, replacing: str | None = None) -> str:
         """Bind `key` to `server` tentatively and return the server that holds it now.
@@ -92,6 +112,8 @@ class MemoryStore:
         would lead away from that desktop.
         """
         self._claims.drop(key)
+        if self.beneath is not None:
+            self._found(key)
         pinned = self._pinned.get(key)
         if pinned is None or pinned.server != server:
             self._bind(Binding(key, server, confirmed=True, expires_at=None), now)
@@ -118,14 +140,29 @@ class MemoryStore:
         return self._unbind(key) or claimed
 
     def expire(self, *, now: float) -> int:
-        """Drop what has expired; return the number of confirmed bindings dropped so since the last call."""
+        """Drop what has expired; return the number of confirmed bindings dropped so since the last call.
+
+        At most `SLICE` at once: whoever gets as many calls again.
+        """
         self._claims.expire(now=now)
         self._sweep(now)
+        self._evict()
         dropped, self._expired = self._expired, 0
         return dropped
 
+    def more_to_drop(self, *, now: float) -> bool:
+        """Whether `expire` has left something to drop."""
+        return self._idle.due(now) or (len(self) > self._max_entries and len(self._idle) > 0)
+
+    def limit_claims(self, max_tentative: int) -> None:
+        """Change the bound on tentative claims; the oldest are dropped at once."""
+        self._claims.limit(max_tentative)
+
     def resize(self, max_entries: int) -> None:
-        """Change the bound on confirmed bindings, at once. What gives way counts as evicted."""
+        """Change the bound on confirmed bindings. What gives way counts as evicted.
+
+        At most `SLICE` give way at once, the others at the next verbs and `expire`.
+        """
         self._max_entries = max_entries
         self._evict()
 
@@ -144,9 +181,15 @@ class MemoryStore:
         keys += self._claims
         return keys
 
+    def pinned_keys(self) -> list[Key]:
+        """Return the keys of bindings that are pinned by live sessions, at once, in no order."""
+        return list(self._pinned)
+
     def counts(self) -> dict[Method, int]:
         """Return the number of confirmed bindings of every method, 0 included."""
-        return dict(self._counts)
+        if self.beneath is None:
+            return dict(self._counts)
+        return {method: count + self.beneath.counts.get(method, 0) for method, count in self._counts.items()}
 
     @property
     def evictions(self) -> int:
@@ -160,22 +203,38 @@ class MemoryStore:
         yield from self._pinned
         yield from self._idle
 
-    def restore(self, bindings: Iterable[Binding]) -> None:
-        """Take in confirmed bindings of an earlier run, least recently used first, into an empty store.
+    def holds(self, key: Key) -> bool:
+        """Whether a confirmed binding of the key is in memory, expired or not."""
+        return key in self._pinned or self._idle.get(key) is not None
 
-        That is no change; what exceeds the bound gives way, which is one.
+    def restore(self, binding: Binding) -> None:
+        """Take in a confirmed binding of an earlier run, as less recently used than all that are here.
+
+        That is no change. Where the bound leaves no room for it, it gives way, which is one.
         """
-        for binding in bindings:
-            self._put(binding)
-        self._evict()
+        if binding.expires_at is not None and len(self) >= self._max_entries:
+            self._evictions += 1
+            self._on_change(binding.key)
+        else:
+            self._put(binding, oldest=True)
 
     # ---- the tables --------------------------------------------------------------------------------
 
-    def _living(self, key: Key, now: float) -> Binding | None:
+    def _found(self, key: Key) -> Binding | None:
         bound = self._pinned.get(key) or self._idle.get(key)
+        if bound is None and self.beneath is not None:
+            bound = self.beneath.take(key)
+            if bound is not None:
+                self._put(bound, oldest=True)
+        return bound
+
+    def _living(self, key: Key, now: float) -> Binding | None:
+        bound = self._found(key)
         return bound if bound is not None and bound.alive(now) else None
 
     def _bind(self, binding: Binding, now: float) -> None:
+        if self.beneath is not None:
+            self._found(binding.key)
         self._take(binding.key)
         self._put(binding)
         self._on_change(binding.key)
@@ -184,17 +243,18 @@ class MemoryStore:
             self._evict()
 
     def _unbind(self, key: Key) -> bool:
+        self._found(key)
         if self._take(key) is None:
             return False
         self._on_change(key)
         return True
 
-    def _put(self, binding: Binding) -> None:
+    def _put(self, binding: Binding, *, oldest: bool = False) -> None:
         self._counts[binding.key.method] += 1
         if binding.expires_at is None:
             self._pinned[binding.key] = binding
         else:
-            self._idle.add(binding, expires_at=binding.expires_at)
+            self._idle.add(binding, expires_at=binding.expires_at, oldest=oldest)
 
     def _take(self, key: Key) -> Binding | None:
         bound = self._pinned.pop(key, None) or self._idle.pop(key)
@@ -203,11 +263,17 @@ class MemoryStore:
         return bound
 
     def _sweep(self, now: float) -> None:
-        while (key := self._idle.next_expired(now)) is not None:
+        for _ in range(SLICE):
+            key = self._idle.next_expired(now)
+            if key is None:
+                return
             self._unbind(key)
             self._expired += 1
 
     def _evict(self) -> None:
-        while len(self) > self._max_entries and (key := self._idle.least_recently_used()) is not None:
+        for _ in range(min(SLICE, len(self) - self._max_entries)):
+            key = self._idle.least_recently_used()
+            if key is None:
+                return
             self._unbind(key)
             self._evictions += 1

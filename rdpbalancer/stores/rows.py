@@ -24,13 +24,35 @@ class BindingRow(NamedTuple):
 
 
 class OverrideRow(NamedTuple):
-    """An operator's word on a server."""
+    """An operator's override of a server: what is wanted, why, by whom, and since when (Unix)."""
 
     service: str
     server: str
     intent: str
     strict: bool
     weight: int | None
+    reason: str
+    actor: str
+    since: float
+
+
+class ConfiguredRow(NamedTuple):
+    """When a server (or, with an empty `server`, a service) was last seen in the configuration (Unix)."""
+
+    service: str
+    server: str
+    seen_at: float
+
+
+class Contents(NamedTuple):
+    """What of a state file is read at once. Bindings are not: they are read by key, and loaded in slices.
+
+    `counts`: bindings that have not expired, by service and method.
+    """
+
+    overrides: list[OverrideRow]
+    configured: list[ConfiguredRow]
+    counts: dict[str, dict[Method, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +60,8 @@ class Changes:
     """What one transaction writes, and the names of what it is about, for putting it back.
 
     `forgotten` services go first. A key or server that is named but has no row is deleted. `wall`: Unix
-    time when the changes were taken.
+    time when the changes were taken. `seen`: rows of `configured` that are new or renewed. `sweep`: also
+    delete bindings that have expired by then; those of services that nobody asks for expire unseen.
     """
 
     wall: float
@@ -48,6 +71,10 @@ class Changes:
     unbound: list[tuple[str, str, bytes]] = field(default_factory=list)
     servers: list[ServerId] = field(default_factory=list)
     overridden: list[OverrideRow] = field(default_factory=list)
+    taken_back: list[ServerId] = field(default_factory=list)
+    seen: list[ConfiguredRow] = field(default_factory=list)
+    unseen: list[ServerId] = field(default_factory=list)
+    sweep: bool = False
 
 
 def pack_value(value: str) -> bytes:
@@ -57,10 +84,10 @@ def pack_value(value: str) -> bytes:
 
 def pack_binding(service: str, binding: Binding, *, now: float, wall: float) -> BindingRow:
     """Return the row of a confirmed binding; `now` (monotonic) and `wall` (Unix) are the same moment."""
-    method, value = binding.key
     left_s = None if binding.expires_at is None else binding.expires_at - now
     expires_at = None if left_s is None else wall + left_s
-    return BindingRow(service, method.value, pack_value(value), binding.server, expires_at, left_s)
+    key = binding.key
+    return BindingRow(service, key.method.value, pack_value(key.value), binding.server, expires_at, left_s)
 
 
 def unpack_binding(row: BindingRow, *, now: float, wall: float) -> Binding:
@@ -78,10 +105,21 @@ def unpack_binding(row: BindingRow, *, now: float, wall: float) -> Binding:
 
 def pack_override(server: ServerId, override: Override) -> OverrideRow:
     """Return the row of an override."""
-    return OverrideRow(server.service, server.name, override.intent.value, override.strict, override.weight)
+    return OverrideRow(
+        server.service,
+        server.name,
+        override.intent.value,
+        override.strict,
+        override.weight,
+        override.reason,
+        override.actor,
+        override.since,
+    )
 
 
 def unpack_override(row: OverrideRow) -> tuple[ServerId, Override]:
     """Return the server and the override of a row."""
-    override = Override(Intent(row.intent), strict=bool(row.strict), weight=row.weight)
+    override = Override(
+        Intent(row.intent), bool(row.strict), row.weight, row.reason, row.actor, since=row.since
+    )
     return ServerId(row.service, row.server), override

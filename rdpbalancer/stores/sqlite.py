@@ -1,66 +1,91 @@
 """Durable bindings and overrides: kept in memory, their changes written to SQLite behind the loop's back.
 
-The verbs never wait for the disk. They note which keys changed; `take_changes` turns those into rows on the
+The verbs never wait for a write. They note which keys changed; `take_changes` turns those into rows on the
 loop's thread, `write` puts them into the file on another thread, `put_back` undoes a take whose write failed.
+
+A file that cannot be opened now may be `attach`ed later: what has changed by then goes before what it holds.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Self
 
 from rdpbalancer.core.status import Override
-from rdpbalancer.model import Key, ServerId
+from rdpbalancer.model import Key, Method, ServerId
 from rdpbalancer.stores import rows, statefile
 from rdpbalancer.stores.claims import MAX_TENTATIVE
+from rdpbalancer.stores.loading import Loading
 from rdpbalancer.stores.memory import MAX_ENTRIES, MemoryStore
-from rdpbalancer.stores.rows import BindingRow, Changes
+from rdpbalancer.stores.rows import BindingRow, Changes, ConfiguredRow, Contents
 from rdpbalancer.stores.statefile import Connect, StateFile
 
 # How many bindings one transaction takes: 2 to 3 ms of the loop's time. A mass change (a smaller bound, a
 # login storm) is spread over several.
 MAX_CHANGES: Final = 1000
+# What is kept of services and servers that the configuration does not have: for as long as a holiday replaces
+# them, and no more than this, so that names which change daily do not fill the disk.
+ABSENT_MAX_AGE_S: Final = 30 * 24 * 3600.0
+MAX_ABSENT_OVERRIDES: Final = 10_000
+MAX_ABSENT_BINDINGS: Final = 1_000_000
+# Changed keys that are remembered while there is no file. A stranger can make new ones all day.
+_MAX_SETTLED: Final = 200_000
 
 
 class _Tracked:
     """One service's store, and which of its keys have changed since they were last taken, oldest first."""
 
     def __init__(self, *, max_entries: int, max_tentative: int) -> None:
-        self.dirty: OrderedDict[Key, None] = OrderedDict()
+        self.dirty: dict[Key, None] = {}
         self.store = MemoryStore(max_entries=max_entries, max_tentative=max_tentative, on_change=self._note)
+        self.loading: Loading | None = None
+        self.bounded = False
 
     def _note(self, key: Key) -> None:
+        if self.bounded and len(self.dirty) >= _MAX_SETTLED:
+            return
         self.dirty[key] = None
+        if self.loading is not None:
+            self.loading.settle(key)
+
+    def load_from(self, loading: Loading | None) -> None:
+        """Look there for keys that are not in memory; None: all are."""
+        self.loading = self.store.beneath = loading
 
     def take(self, limit: int) -> list[Key]:
         """Take at most `limit` keys out of the dirty ones."""
-        count = min(limit, len(self.dirty))
-        return [self.dirty.popitem(last=False)[0] for _ in range(count)]
+        taken = list(islice(self.dirty, limit))
+        for key in taken:
+            del self.dirty[key]
+        if not self.dirty:
+            self.dirty = {}  # the old one would be walked over all that was in it
+        return taken
 
     def put_back(self, keys: Iterable[Key]) -> None:
         """Make keys dirty again, before those that have become so since."""
-        self.dirty = OrderedDict.fromkeys(chain(keys, self.dirty))
+        self.dirty = dict.fromkeys(chain(keys, self.dirty))
 
 
 class Database:
-    """The durable copy of a router's state. All but `write` is called on one thread, the loop's."""
+    """A router's state and its durable copy.
 
-    def __init__(self, file: StateFile, *, now: float, wall: float) -> None:
-        """Read `file`, which is open. `now` (monotonic) and `wall` (Unix) are the same moment."""
-        self._file = file
-        self._opened_at = now
-        self._opened_wall = wall
+    All but `write` and the steps of `rows_of` is called on one thread, the loop's.
+    `now` is monotonic, `wall` Unix time; where both are given they are the same moment.
+    """
+
+    def __init__(self) -> None:
+        self._file: StateFile | None = None
+        self._attached_at = 0.0
+        self._attached_wall = 0.0
         self._services: dict[str, _Tracked] = {}
         self._forgotten: dict[str, None] = {}
         self._dirty_servers: dict[ServerId, None] = {}
-        # Read once, here: afterwards the file is only written to, so nothing on the loop waits for it.
-        bindings, overrides = file.read(wall=wall)
-        self._unclaimed: dict[str, list[BindingRow]] = {}
-        for row in bindings:
-            self._unclaimed.setdefault(row.service, []).append(row)
-        self._overrides = dict(map(rows.unpack_override, overrides))
-        file.begun_afresh = False
+        self._overrides: dict[ServerId, Override] = {}
+        # The name of a service stands for it with an empty server name.
+        self._configured: dict[ServerId, float] = {}
+        self._dirty_configured: dict[ServerId, None] = {}
+        self._counts: dict[str, dict[Method, int]] = {}
+        self._sweep = False
 
     @classmethod
     def open(cls, path: Path, *, now: float, wall: float, connect: Connect = statefile.connect) -> Self:
@@ -75,44 +100,110 @@ class Database:
         Raises:
             StoreError: the file cannot be used: rights, another program's, a newer version's, a full disk.
         """
-        file = StateFile(path, connect=connect)
-        try:
-            file.open(wall=wall)
-            return cls(file, now=now, wall=wall)
-        except BaseException:
-            file.close()
-            raise
+        database = cls()
+        file, contents = open_file(path, wall=wall, connect=connect)
+        database.attach(file, contents, now=now, wall=wall)
+        return database
+
+    def attach(self, file: StateFile, contents: Contents, *, now: float, wall: float) -> None:
+        """Keep the state in `file` from now on; what it holds counts beneath what has changed already."""
+        self._file = file
+        self._attached_at, self._attached_wall = now, wall
+        self._counts = contents.counts
+        for server, override in map(rows.unpack_override, contents.overrides):
+            if server not in self._dirty_servers:
+                self._overrides[server] = override
+        for row in contents.configured:
+            self._configured.setdefault(ServerId(row.service, row.server), row.seen_at)
+        for service, tracked in self._services.items():
+            tracked.bounded = False
+            tracked.put_back(tracked.store.confirmed_keys())
+            self._load_beneath(service, tracked)
+        file.begun_afresh = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a file."""
+        return self._file is not None
 
     @property
     def recovered_from(self) -> Path | None:
         """Where the last damaged state file was moved to, None: none was found damaged."""
-        return self._file.recovered_from
+        return self._file.recovered_from if self._file is not None else None
 
     def services(self) -> set[str]:
-        """Return the names of all services of which anything is kept.
+        """Return the names of all services of which anything is kept."""
+        return {server.service for server in self._overrides} | self._counts.keys() | self._services.keys()
 
-        Those that the configuration no longer has are the caller's to forget.
-        """
-        return {server.service for server in self._overrides} | set(self._unclaimed) | set(self._services)
+    # ---- bindings ----------------------------------------------------------------------------------
 
     def bindings(
         self, service: str, *, max_entries: int = MAX_ENTRIES, max_tentative: int = MAX_TENTATIVE
     ) -> MemoryStore:
-        """Return the service's store, with the bindings that the file held; the same store each time.
+        """Return the service's store; the same store each time.
 
-        Pinned bindings come back pinned: the caller un-pins (`touch`) those without a live session. When the
-        table has to shrink, of the bindings read from the file those that expire first give way first.
+        What the file holds of it is found by key from the first moment on, and is all in memory when `load`
+        has been called with every slice of `rows_of`. Pinned bindings come back pinned: the caller un-pins
+        (`touch`) those without a live session. Where the table is too small now, those that expire first
+        give way.
         """
         tracked = self._services.get(service)
         if tracked is not None:
             tracked.store.resize(max_entries)
+            tracked.store.limit_claims(max_tentative)
             return tracked.store
         tracked = self._services[service] = _Tracked(max_entries=max_entries, max_tentative=max_tentative)
-        tracked.store.restore(
-            rows.unpack_binding(row, now=self._opened_at, wall=self._opened_wall)
-            for row in self._unclaimed.pop(service, ())
-        )
+        tracked.bounded = self._file is None
+        self._load_beneath(service, tracked)
         return tracked.store
+
+    def _load_beneath(self, service: str, tracked: _Tracked) -> None:
+        counts = self._counts.pop(service, None)
+        if self._file is not None and counts:
+            tracked.load_from(
+                Loading(
+                    service,
+                    self._file.find,
+                    counts=counts,
+                    settled=tracked.dirty,
+                    now=self._attached_at,
+                    wall=self._attached_wall,
+                )
+            )
+
+    def loading(self) -> list[str]:
+        """Return the services whose bindings are not all in memory yet."""
+        return [name for name, tracked in self._services.items() if tracked.loading is not None]
+
+    def rows_of(self, service: str, *, size: int) -> Iterator[list[BindingRow]]:
+        """Yield what the file holds of a service, for `load`. Each step may block: for a worker thread.
+
+        Raises StoreError.
+        """
+        return (
+            iter(())
+            if self._file is None
+            else self._file.bindings(service, wall=self._attached_wall, size=size)
+        )
+
+    def load(self, service: str, found: list[BindingRow]) -> None:
+        """Take a slice of rows into memory; none: that was all of them."""
+        tracked = self._services.get(service)
+        if tracked is None or tracked.loading is None:
+            return  # forgotten meanwhile
+        if found:
+            tracked.loading.load(tracked.store, found)
+        else:
+            tracked.load_from(None)
+
+    def load_all(self) -> None:
+        """Take in all that the file holds of the services asked for so far. Blocks. Raises StoreError."""
+        for service in self.loading():
+            for found in self.rows_of(service, size=MAX_CHANGES):
+                self.load(service, found)
+            self.load(service, [])
+
+    # ---- overrides ---------------------------------------------------------------------------------
 
     def overrides(self) -> dict[ServerId, Override]:
         """Return what the operator has said of which servers."""
@@ -126,38 +217,101 @@ class Database:
             self._overrides[server] = override
         self._dirty_servers[server] = None
 
+    # ---- what the configuration does not have ------------------------------------------------------
+
+    def see_configured(self, servers: Collection[ServerId], *, wall: float) -> None:
+        """Note that these servers and their services are configured at `wall`."""
+        for server in {*servers, *(ServerId(server.service, "") for server in servers)}:
+            self._configured[server] = wall
+            self._dirty_configured[server] = None
+
+    def forget_absent(self, servers: Collection[ServerId], *, wall: float) -> int:
+        """Forget what is kept of servers and services that are not among `servers`, where its time is over.
+
+        That is `ABSENT_MAX_AGE_S` after they were last seen; earlier, the longest absent first, beyond
+        `MAX_ABSENT_OVERRIDES` and `MAX_ABSENT_BINDINGS`. Returns how many servers and services it were.
+        """
+        present = {*servers, *(ServerId(server.service, "") for server in servers)}
+        names = {server.service for server in servers}
+        kept = {*self._overrides, *(ServerId(name, "") for name in self._counts)}
+        for server in kept - self._configured.keys():
+            self._configured[server] = wall  # of a time when this was not noted
+            self._dirty_configured[server] = None
+        absent = sorted(self._configured.keys() - present, key=lambda server: -self._configured[server])
+        before = len(self._configured)
+        overrides = bindings = 0
+        for server in absent:
+            if server not in self._configured:
+                continue  # gone with its service
+            overrides += server in self._overrides
+            if not server.name:
+                bindings += sum(self._counts.get(server.service, {}).values())
+            too_many = overrides > MAX_ABSENT_OVERRIDES or bindings > MAX_ABSENT_BINDINGS
+            if too_many or wall - self._configured[server] > ABSENT_MAX_AGE_S:
+                self._forget(server, service_too=server.service not in names)
+        return before - len(self._configured)
+
+    def _forget(self, server: ServerId, *, service_too: bool) -> None:
+        if not server.name and service_too:
+            self.forget_service(server.service)
+        if self._overrides.pop(server, None) is not None:
+            self._dirty_servers[server] = None
+        self._configured.pop(server, None)
+        self._dirty_configured[server] = None
+
     def forget_service(self, service: str) -> None:
         """Drop all that is kept of a service; its store, if it has one, is no longer written."""
         self._services.pop(service, None)
-        self._unclaimed.pop(service, None)
-        for server in [server for server in self._overrides if server.service == service]:
-            del self._overrides[server]
+        self._counts.pop(service, None)
+        for kept in (self._overrides, self._configured):
+            for server in [server for server in kept if server.service == service]:
+                del kept[server]
         self._forgotten[service] = None
 
-    def take_changes(self, *, now: float, wall: float) -> Changes | None:
-        """Take what has changed since the last take, at most `MAX_CHANGES` bindings; None: nothing.
+    # ---- writing -----------------------------------------------------------------------------------
 
-        `now` (monotonic) and `wall` (Unix) are the same moment.
-        """
-        if self._file.begun_afresh:
+    def sweep(self) -> None:
+        """Have the next write delete rows that have expired unseen, as those of services without a store."""
+        self._sweep = True
+
+    def limit_claims(self, max_tentative: int) -> None:
+        """Change the bound on tentative claims of every service."""
+        for tracked in self._services.values():
+            tracked.store.limit_claims(max_tentative)
+
+    def take_changes(self, *, now: float, wall: float) -> Changes | None:
+        """Take what has changed since the last take, at most `MAX_CHANGES` bindings; None: nothing."""
+        if self._file is not None and self._file.begun_afresh:
             self._file.begun_afresh = False
             self._mark_everything()
         if not self.dirty:
             return None
-        changes = Changes(wall=wall, forgotten=tuple(self._forgotten), servers=list(self._dirty_servers))
-        self._forgotten.clear()
-        self._dirty_servers.clear()
+        changes = Changes(
+            wall=wall,
+            forgotten=tuple(self._forgotten),
+            servers=list(self._dirty_servers),
+            sweep=self._sweep,
+        )
         room = MAX_CHANGES
         for service, tracked in self._services.items():
             if tracked.dirty and room:
                 keys = changes.keys[service] = tracked.take(room)
                 room -= len(keys)
                 _add_rows(changes, service, tracked.store, keys, now=now)
-        changes.overridden.extend(
-            rows.pack_override(server, self._overrides[server])
-            for server in changes.servers
-            if server in self._overrides
-        )
+        for server in changes.servers:
+            if server in self._overrides:
+                changes.overridden.append(rows.pack_override(server, self._overrides[server]))
+            else:
+                changes.taken_back.append(server)
+        for server in self._dirty_configured:
+            if server in self._configured:
+                changes.seen.append(ConfiguredRow(*server, self._configured[server]))
+            else:
+                changes.unseen.append(server)
+        self._forgotten.clear()
+        self._dirty_servers.clear()
+        self._dirty_configured.clear()
+        self._sweep = False
         return changes
 
     @property
@@ -165,7 +319,9 @@ class Database:
         """Whether there is anything to take."""
         return bool(
             self._forgotten
+            or self._sweep
             or self._dirty_servers
+            or self._dirty_configured
             or any(tracked.dirty for tracked in self._services.values())
         )
 
@@ -175,24 +331,41 @@ class Database:
         Raises:
             StoreError: nothing was written; `put_back` the changes and try again later.
         """
-        self._file.write(changes)
+        if self._file is not None:
+            self._file.write(changes)
 
     def put_back(self, changes: Changes) -> None:
         """Make what could not be written dirty again; what has changed meanwhile is written as it is then."""
         self._forgotten = dict.fromkeys(changes.forgotten) | self._forgotten
+        self._sweep = self._sweep or changes.sweep
         for service, keys in changes.keys.items():
             if (tracked := self._services.get(service)) is not None:
                 tracked.put_back(keys)
         self._dirty_servers = dict.fromkeys(changes.servers) | self._dirty_servers
+        seen = [ServerId(row.service, row.server) for row in changes.seen]
+        self._dirty_configured = dict.fromkeys([*seen, *changes.unseen]) | self._dirty_configured
 
     def close(self) -> None:
         """Close the file. What was not taken and written is lost: `run_journal` does so before it ends."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _mark_everything(self) -> None:
         for tracked in self._services.values():
             tracked.put_back(tracked.store.confirmed_keys())
         self._dirty_servers |= dict.fromkeys(self._overrides)
+        self._dirty_configured |= dict.fromkeys(self._configured)
+
+
+def open_file(path: Path, *, wall: float, connect: Connect = statefile.connect) -> tuple[StateFile, Contents]:
+    """Open a state file and read what is read at once. Blocks: for a worker thread. Raises StoreError."""
+    file = StateFile(path, connect=connect)
+    try:
+        file.open(wall=wall)
+        return file, file.read(wall=wall)
+    except BaseException:
+        file.close()
+        raise
 
 
 def _add_rows(changes: Changes, service: str, store: MemoryStore, keys: list[Key], *, now: float) -> None:

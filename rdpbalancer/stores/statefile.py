@@ -2,30 +2,17 @@
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from rdpbalancer.errors import StoreError
-from rdpbalancer.stores.rows import BindingRow, Changes, OverrideRow
-
-SCHEMA_VERSION: Final = 1
-_APPLICATION_ID: Final = 0x52445042  # "RDPB", so that another program's database is never written to
+from rdpbalancer.model import Key, Method
+from rdpbalancer.stores import schema
+from rdpbalancer.stores.rows import BindingRow, Changes, ConfiguredRow, Contents, OverrideRow, pack_value
 
 # How long a write waits for another process's lock before it is put back. The writer has a thread of its own.
 _LOCK_TIMEOUT_S: Final = 1.0
-
-_SCHEMA: Final = (
-    """CREATE TABLE IF NOT EXISTS binding (
-        service TEXT NOT NULL, method TEXT NOT NULL, value BLOB NOT NULL, server TEXT NOT NULL,
-        expires_at REAL,  -- Unix seconds; NULL: pinned by a live session
-        life_s REAL,      -- what was left of its life when it was written
-        PRIMARY KEY (service, method, value)) WITHOUT ROWID""",
-    """CREATE TABLE IF NOT EXISTS override (
-        service TEXT NOT NULL, server TEXT NOT NULL,
-        intent TEXT NOT NULL, strict INTEGER NOT NULL, weight INTEGER,
-        PRIMARY KEY (service, server)) WITHOUT ROWID""",
-)
 
 # What a failure means for whoever has to act on it, by SQLite's primary result code.
 _ADVICE: Final = {
@@ -59,6 +46,7 @@ class StateFile:
         self._path = path
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._closed = False
         self.recovered_from: Path | None = None
@@ -71,25 +59,59 @@ class StateFile:
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
 
-    def read(self, *, wall: float) -> tuple[list[BindingRow], list[OverrideRow]]:
-        """Drop the bindings that have expired at `wall` and return the rest, soonest expired first."""
+    def read(self, *, wall: float) -> Contents:
+        """Return all but the bindings, and how many of these there are. Raises StoreError."""
         try:
             connection = self._usable(wall)
-            connection.execute("DELETE FROM binding WHERE expires_at <= ?", (wall,))
-            bound = connection.execute(
-                "SELECT service, method, value, server, expires_at, life_s FROM binding"
-                " ORDER BY expires_at, service, method, value"
+            connection.execute(schema.ONE, ("", "", b""))  # does it have the columns?
+            counts: dict[str, dict[Method, int]] = {}
+            for service, method, count in connection.execute(schema.COUNTS, (wall,)):
+                counts.setdefault(service, {})[Method(method)] = count
+            return Contents(
+                overrides=[OverrideRow(*row) for row in connection.execute(schema.OVERRIDES)],
+                configured=[ConfiguredRow(*row) for row in connection.execute(schema.CONFIGURED)],
+                counts=counts,
             )
-            bindings = [BindingRow(*row) for row in bound]
-            overridden = connection.execute("SELECT service, server, intent, strict, weight FROM override")
-            return bindings, [OverrideRow(*row) for row in overridden]
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
+
+    def find(self, service: str, key: Key) -> BindingRow | None:
+        """Return one binding, or None. Raises StoreError.
+
+        For the loop's thread, beside a write of another one: readers of a file in WAL mode wait for nobody.
+        """
+        try:
+            if self._reader is None:
+                self._reader = self._connect(self._path)
+                self._reader.execute("PRAGMA busy_timeout = 0")
+            found = self._reader.execute(schema.ONE, (service, key.method.value, pack_value(key.value)))
+            row = found.fetchone()
+        except (sqlite3.Error, OSError) as error:
+            raise self._translated(error) from error
+        return None if row is None else BindingRow(*row)
+
+    def bindings(self, service: str, *, wall: float, size: int) -> Iterator[list[BindingRow]]:
+        """Yield a service's bindings that live at `wall`, `size` at a time, the most recently used first.
+
+        All as they are at the first step, whatever is written meanwhile. Each step may block, and all have to
+        be made on one thread. Raises StoreError.
+        """
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = self._connect(self._path)
+            cursor = connection.execute(schema.ALL, (service, wall))
+            while rows := cursor.fetchmany(size):
+                yield [BindingRow(*row) for row in rows]
+        except (sqlite3.Error, OSError) as error:
+            raise self._translated(error) from error
+        finally:
+            if connection is not None:
+                connection.close()
 
     def write(self, changes: Changes) -> None:
         """Write all of `changes` or nothing. Raises StoreError; the next write then opens the file anew."""
         try:
-            _write(self._usable(changes.wall), changes)
+            schema.write(self._usable(changes.wall), changes)
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise self._translated(error) from error
@@ -98,6 +120,9 @@ class StateFile:
         """Close the file; SQLite folds its log into it. Closing twice does nothing."""
         self._closed = True
         self._disconnect()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     def _usable(self, wall: float) -> sqlite3.Connection:
         if self._closed:
@@ -193,15 +218,15 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError unless the file is empty or of a schema that this version knows."""
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-    if application != _APPLICATION_ID and (tables or application or version):
+    if application != schema.APPLICATION_ID and (tables or application or version):
         raise StoreError(
             "state-foreign", f"{path}: this is another program's database; set global.state_dir elsewhere"
         )
-    if version > SCHEMA_VERSION:
+    if version > schema.OLDEST_READER:
         raise StoreError(
             "state-newer",
-            f"{path}: written by a newer rdpbalancer (schema {version}, this one knows {SCHEMA_VERSION});"
-            " run that version, or move the file away and lose the bindings in it",
+            f"{path}: written by a newer rdpbalancer (schema {version}; this one knows"
+            f" {schema.OLDEST_READER}); run that version, or move the file away and lose the bindings in it",
         )
 
 
@@ -213,23 +238,4 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise error
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("BEGIN IMMEDIATE")
-    for table in _SCHEMA:
-        connection.execute(table)
-    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    connection.execute("COMMIT")
-
-
-def _write(connection: sqlite3.Connection, changes: Changes) -> None:
-    """Write in one transaction. What it leaves open on an error is rolled back by closing the connection."""
-    connection.execute("BEGIN IMMEDIATE")
-    connection.executemany("DELETE FROM binding WHERE service = ?", [(name,) for name in changes.forgotten])
-    connection.executemany("DELETE FROM override WHERE service = ?", [(name,) for name in changes.forgotten])
-    connection.executemany(
-        "DELETE FROM binding WHERE service = ? AND method = ? AND value = ?", changes.unbound
-    )
-    connection.executemany("INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?, ?, ?)", changes.bound)
-    connection.executemany("DELETE FROM override WHERE service = ? AND server = ?", changes.servers)
-    connection.executemany("INSERT OR REPLACE INTO override VALUES (?, ?, ?, ?, ?)", changes.overridden)
-    connection.execute("COMMIT")
+    schema.prepare(connection)

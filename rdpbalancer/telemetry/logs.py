@@ -266,7 +266,8 @@ class UserNames:
 def installation_key(state_dir: Path) -> bytes:
     """Return the key that user names are hashed with, made at the first start and kept in `state_dir`.
 
-    The same user then has the same hash in every log of this installation, and in no other's.
+    The same user then has the same hash in every log of this installation, and in no other's. Raises OSError:
+    it can be neither read nor kept.
     """
     path = state_dir / "user-hash.key"
     try:
@@ -280,9 +281,13 @@ def installation_key(state_dir: Path) -> bytes:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-    fresh.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key)
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     return key
 
 

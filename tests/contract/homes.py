@@ -46,9 +46,13 @@ class MemoryHome:
 
 
 class DatabaseHome:
-    """The store of a state file. `reopens`: settling means writing, closing and reading it again."""
+    """The store of a state file. `reopens`: settling means writing, closing and reading it again.
 
-    def __init__(self, path: Path, *, reopens: bool) -> None:
+    `lazy`: what the file holds is not loaded, but by its keys.
+    """
+
+    def __init__(self, path: Path, *, reopens: bool, lazy: bool = False) -> None:
+        self._lazy = lazy
         self._path = path
         self._reopens = reopens
         self._bounds = (0, 0)
@@ -86,4 +90,7 @@ class DatabaseHome:
 
     def _store(self) -> Store:
         max_entries, max_tentative = self._bounds
-        return self.database.bindings(SERVICE, max_entries=max_entries, max_tentative=max_tentative)
+        store = self.database.bindings(SERVICE, max_entries=max_entries, max_tentative=max_tentative)
+        if not self._lazy:
+            self.database.load_all()
+        return store

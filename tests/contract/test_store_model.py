@@ -2,6 +2,7 @@
 # ruff: noqa: D102 - a rule's name is the verb that it calls
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rdpbalancer.core.persist import Store
 from rdpbalancer.model import Key, Method
-from rdpbalancer.stores.rows import Changes
+from rdpbalancer.stores.rows import BindingRow, Changes
 from tests.contract.homes import WALL_OFFSET_S, DatabaseHome, Home, MemoryHome
 from tests.contract.store_model import StoreModel
 
@@ -92,6 +93,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
+        self.drop_expired()
+
+    def drop_expired(self) -> None:
         assert self.model.expire(self.now) == self.store.expire(now=self.now)
 
     @rule(max_entries=bounds)
@@ -146,6 +150,9 @@ class DurableMachine(StoreMachine):
 
     @rule(max_entries=bounds, away_s=st.sampled_from([0.0, 10.0]))
     def restart(self, max_entries: int, away_s: float) -> None:
+        self.begin_anew(max_entries, away_s)
+
+    def begin_anew(self, max_entries: int, away_s: float) -> None:
         if self.taken is not None:
             self.finish_write(fails=True)
         self.durable.flush(now=self.now)
@@ -153,6 +160,52 @@ class DurableMachine(StoreMachine):
         self.store = self.durable.reopen(now=self.now, max_entries=max_entries)
         self.model.restart(self.now)
         self.model.resize(max_entries)
+
+
+class LoadingMachine(DurableMachine):
+    """After a restart the file's bindings come in slices, between and during everything else.
+
+    The bound is never reached here: until all is loaded, what gives way is another.
+    """
+
+    def __init__(self) -> None:
+        self.slices: Iterator[list[BindingRow]] | None = None
+        super().__init__()
+
+    def make_home(self) -> Home:
+        self.durable = DatabaseHome(Path(self.folder.name) / "state.db", reopens=True, lazy=True)
+        return self.durable
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = self.home.store(max_entries=100, max_tentative=100)
+        self.model = StoreModel(100, 100)
+
+    @rule()
+    def resize(self) -> None:
+        pass
+
+    @rule(away_s=st.sampled_from([0.0, 10.0]))
+    def restart(self, away_s: float) -> None:
+        self.slices = None
+        self.begin_anew(100, away_s)
+
+    @rule()
+    def load_a_slice(self) -> None:
+        database = self.durable.database
+        for service in database.loading():
+            self.slices = self.slices or database.rows_of(service, size=1)
+            database.load(service, next(self.slices, []))
+
+    @precondition(lambda self: not self.durable.database.loading())
+    @rule()
+    def expire(self) -> None:
+        self.drop_expired()
+
+    @invariant()
+    def same_bindings(self) -> None:
+        expected = {key: self.model.get(key, self.now) for key in KEYS}
+        assert expected == {key: self.store.get(key, now=self.now) for key in KEYS}
 
 
 TestMemoryStore = StoreMachine.TestCase

@@ -84,8 +84,12 @@ async def test_sessions_that_end_without_a_router_are_recorded(new_house: NewHou
         await vip.wait_records(9)
         (row,) = await vip.sessions()
         assert "u9" == row["user"]
-        rows = await house.ask("persistence", service=vip.name)
-        assert 9 == sum(row["expires_in"] is not None for row in rows)
+
+        async def time_runs() -> bool:
+            rows = await house.ask("persistence", service=vip.name)
+            return 9 == sum(row["expires_in"] is not None for row in rows)
+
+        await wait_until_async(time_runs, 5, "the bindings of the nine age")
         await clients[9].leave()
         await vip.wait_records(10)
         one_record_each(vip, 10)

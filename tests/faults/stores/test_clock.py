@@ -35,6 +35,7 @@ def test_a_clock_set_back_by_a_year_binds_nobody_for_a_year(path: Path) -> None:
     """An idle binding has at most the life that it had when it was written."""
     with closing(Database.open(path, now=5.0, wall=WALL - YEAR_S)) as database:
         store = database.bindings("farm")
+        database.load_all()
         assert {IDLE: 5 + TTL_S, LIVE: None} == {b.key: b.expires_at for b in store.entries(now=5)}
         assert 1 == store.expire(now=5 + TTL_S)
 
@@ -43,6 +44,7 @@ def test_a_clock_a_year_ahead_ends_what_is_idle_and_keeps_what_is_live(path: Pat
     """A wrong clock cannot be told from a year in a cupboard; live sessions need no clock."""
     with closing(Database.open(path, now=5.0, wall=WALL + YEAR_S)) as database:
         store = database.bindings("farm")
+        database.load_all()
         assert {LIVE: "ts2"} == {b.key: b.server for b in store.entries(now=5)}
         store.touch(LIVE, now=5, ttl_s=TTL_S)
         assert store.get(LIVE, now=5 + TTL_S - 1) is not None
@@ -52,6 +54,7 @@ def test_a_clock_set_right_while_the_service_runs_changes_nothing(path: Path) ->
     """Within one run only monotonic time counts, and rows are written with the clock as it is then."""
     with closing(Database.open(path, now=5.0, wall=WALL - YEAR_S)) as database:
         store = database.bindings("farm")
+        database.load_all()
         store.touch(IDLE, now=10, ttl_s=TTL_S)
         changes = database.take_changes(now=20, wall=WALL)
         assert changes is not None

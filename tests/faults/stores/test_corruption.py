@@ -80,7 +80,9 @@ def test_a_damaged_file_is_moved_aside(path: Path, damage: Callable[[Path], None
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     with closing(open_database(path, wall=WALL + 1)) as database:
         assert None is database.recovered_from
-        assert ["anna"] == [binding.key.value for binding in database.bindings("farm").entries(now=0)]
+        store = database.bindings("farm")
+        database.load_all()
+        assert ["anna"] == [binding.key.value for binding in store.entries(now=0)]
 
 
 def test_an_empty_file_is_a_fresh_one(tmp_path: Path) -> None:
@@ -97,6 +99,7 @@ def test_a_file_damaged_under_the_service_is_begun_afresh_with_everything(path: 
     server = ServerId("farm", "ts1")
     with closing(open_database(path)) as database:
         store = database.bindings("farm")
+        database.load_all()
         database.set_override(server, Override(Intent.DRAIN))
         write_all(database)
         with closing(

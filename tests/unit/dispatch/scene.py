@@ -12,7 +12,7 @@ from rdpbalancer.core.route import Decision, Go, Wait
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.core.waiting import Waiter
 from rdpbalancer.model import Endpoint, Key, ServerId
-from rdpbalancer.stores.volatile import VolatileState
+from rdpbalancer.stores.sqlite import Database
 from tests.unit.core.farms import SERVICE, Dice, facts, real_server, server_status, sid, virtual_service
 
 TTL_S = 3600.0
@@ -40,7 +40,7 @@ class Scene:
 
     def __init__(self, *servers: str | RealServer, **configured: Any) -> None:
         # Kept beside the dispatcher, as the state file is: a service that comes back finds its bindings.
-        self.state = VolatileState()
+        self.state = Database()
         self.dispatcher = Dispatcher(
             open_store=lambda service: self.state.bindings(
                 service.name, max_entries=service.persistence.max_entries

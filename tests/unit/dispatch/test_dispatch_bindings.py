@@ -304,12 +304,27 @@ def test_a_restored_session_pins_its_binding() -> None:
         scene.dispatcher.bindings(SERVICE).move(key, "ts1", now=0, ttl_s=None)
     session = scene.dispatcher.restore(facts("old", "ts1", key=ALICE), relay=7, place="place", now=0)
     assert (7, "place") == (session.relay, session.place)
-    scene.dispatcher.unpin_unused(now=1)
+    scene.dispatcher.unpin_unused(SERVICE)
+    assert not scene.dispatcher.unpin_some(now=1)
     assert bound("ts1") == scene.binding(ALICE)
     assert Binding(bert, "ts1", confirmed=True, expires_at=1 + TTL_S) == scene.binding(bert)
     assert 1 == scene.load("ts1")
     scene.close("old")
     assert 0 == scene.load("ts1")
+
+
+def test_many_bindings_begin_to_age_a_slice_at_a_time() -> None:
+    """A relay with thousands of sessions was lost: the loop is not held up for all of them at once."""
+    scene = Scene("ts1", persistence=policy())
+    keys = [Key(Method.RDP_COOKIE, f"user{number}") for number in range(1200)]
+    for key in keys:
+        scene.dispatcher.bindings(SERVICE).move(key, "ts1", now=0, ttl_s=None)
+    scene.dispatcher.unpin_unused(SERVICE)
+    left = []
+    while scene.dispatcher.unpin_some(now=1):
+        left.append(len(scene.dispatcher.bindings(SERVICE).pinned_keys()))
+    assert [700, 200] == left
+    assert not scene.dispatcher.bindings(SERVICE).pinned_keys()
 
 
 def test_a_restored_session_without_a_binding_makes_one() -> None:
@@ -324,7 +339,8 @@ def test_a_restored_session_does_not_overrule_a_newer_binding() -> None:
     scene = Scene("ts1", "ts2")
     scene.dispatcher.bindings(SERVICE).move(ALICE, "ts2", now=0, ttl_s=None)
     scene.dispatcher.restore(facts("old", "ts1", key=ALICE), relay=7, place=None, now=0)
-    scene.dispatcher.unpin_unused(now=1)
+    scene.dispatcher.unpin_unused(SERVICE)
+    assert not scene.dispatcher.unpin_some(now=1)
     assert bound("ts2") == scene.binding(ALICE)
 
 

@@ -19,7 +19,7 @@ from rdpbalancer.runtime.keeper import Keeper
 from rdpbalancer.runtime.operator import Operator
 from rdpbalancer.runtime.views import Views
 from rdpbalancer.runtime.watch import Watch
-from rdpbalancer.stores.volatile import VolatileState
+from rdpbalancer.stores.sqlite import Database
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
@@ -39,7 +39,7 @@ class Farmhouse:
         self.log = io.StringIO()
         logs.configure(log_format="json", level="debug", process="router", stream=self.log)
         self.now = 1000.0
-        self.state = VolatileState()
+        self.state = Database()
         self.kicked: list[tuple[int, list[str], CloseReason]] = []
         self.written = 0
         self.events = Events()

@@ -12,7 +12,8 @@ from rdpbalancer.core.persist import Binding
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Intent, Key, Method, ServerId
-from rdpbalancer.stores.sqlite import MAX_CHANGES, Database
+from rdpbalancer.stores.schema import OLDEST_READER
+from rdpbalancer.stores.sqlite import ABSENT_MAX_AGE_S, MAX_CHANGES, Database, open_file
 
 ANNA = Key(Method.RDP_COOKIE, "anna")
 BERT = Key(Method.RDP_COOKIE, "bert")
@@ -113,8 +114,12 @@ def test_life_goes_on_while_the_service_is_away(disk: Disk) -> None:
     store.move(BERT, "ts1", now=5000, ttl_s=60)
     write_all(database, now=5010, wall=WALL + 10)
     database.close()
-    store = disk.open(now=7, wall=WALL + 600).bindings("farm")
+    database = disk.open(now=7, wall=WALL + 600)
+    store = database.bindings("farm")
+    database.load_all()
     assert [Binding(ANNA, "ts1", confirmed=True, expires_at=7 + 3000)] == list(store.entries(now=7))
+    database.sweep()
+    write_all(database, wall=WALL + 600)
     assert [(b"anna",)] == disk.rows("SELECT value FROM binding")
 
 
@@ -137,7 +142,9 @@ def test_a_smaller_bound_at_the_next_start_holds_in_the_file_too(disk: Disk) -> 
     write_all(database)
     database.close()
     database = disk.open()
-    assert 1 == database.bindings("farm", max_entries=1).evictions
+    store = database.bindings("farm", max_entries=1)
+    database.load_all()
+    assert 1 == store.evictions
     write_all(database)
     assert [(b"anna",)] == disk.rows("SELECT value FROM binding")
 
@@ -145,7 +152,7 @@ def test_a_smaller_bound_at_the_next_start_holds_in_the_file_too(disk: Disk) -> 
 def test_the_operators_word_is_kept(disk: Disk) -> None:
     """A drained server is drained after a restart; what was taken back is gone."""
     database = disk.open()
-    drained = Override(Intent.DRAIN, strict=True, weight=7)
+    drained = Override(Intent.DRAIN, strict=True, weight=7, reason="new disks", actor="cli:anna", since=WALL)
     for name in ("ts1", "ts2", "ts3"):
         database.set_override(ServerId("farm", name), drained)
     write_all(database)
@@ -272,7 +279,7 @@ def test_a_newer_schema_is_left_alone(disk: Disk) -> None:
     """After a downgrade the operator decides, and is told what there is to decide."""
     disk.open().close()
     with closing(sqlite3.connect(disk.path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {OLDEST_READER + 1}")
     before = disk.path.read_bytes()
     with pytest.raises(StoreError, match=r"newer rdpbalancer .*run that version, or move the file") as caught:
         disk.open()
@@ -320,3 +327,241 @@ def test_a_file_with_other_columns_is_said_to_be_unusable(disk: Disk) -> None:
     with pytest.raises(StoreError, match="no such column: server") as caught:
         disk.open()
     assert "state-failed" == caught.value.code
+
+
+# ---- loading ---------------------------------------------------------------------------------------
+
+
+def users(count: int) -> list[Key]:
+    return [Key(Method.RDP_COOKIE, f"user{number:03}") for number in range(count)]
+
+
+def filled(disk: Disk, count: int) -> None:
+    """Make a file with bindings of so many users; the higher the number, the later it ends."""
+    database = disk.open()
+    store = database.bindings("farm")
+    for number, key in enumerate(users(count)):
+        store.move(key, "ts1", now=0, ttl_s=100 + number)
+    write_all(database)
+    database.close()
+
+
+def test_a_key_is_found_before_the_table_is_loaded(disk: Disk) -> None:
+    """From the first login on users reach their servers, however large the table is."""
+    filled(disk, 10)
+    database = disk.open()
+    store = database.bindings("farm")
+    assert ["farm"] == database.loading()
+    bound = store.get(users(10)[3], now=0)
+    assert bound is not None
+    assert ("ts1", 103) == (bound.server, bound.expires_at)
+    assert 10 == store.counts()[Method.RDP_COOKIE]
+    assert 1 == len(store)
+
+
+def test_what_happens_while_the_table_is_loaded_counts(disk: Disk) -> None:
+    """A row that is older than what memory says is passed over: moved, deleted, confirmed elsewhere."""
+    filled(disk, 6)
+    database = disk.open()
+    store = database.bindings("farm")
+    keys = users(6)
+    slices = database.rows_of("farm", size=2)
+    database.load("farm", next(slices))  # 5 and 4
+    store.move(keys[5], "ts2", now=0, ttl_s=50)
+    store.delete(keys[4])
+    store.move(keys[1], "ts2", now=0, ttl_s=50)
+    store.delete(keys[0])
+    for found in slices:
+        database.load("farm", found)
+    database.load("farm", [])
+    assert [] == database.loading()
+    servers = {key: bound.server for key in keys if (bound := store.get(key, now=0)) is not None}
+    assert {keys[1]: "ts2", keys[2]: "ts1", keys[3]: "ts1", keys[5]: "ts2"} == servers
+    assert 4 == store.counts()[Method.RDP_COOKIE] == len(store)
+    write_all(database)
+    database.close()
+    again = disk.open().bindings("farm")
+    found_again = {key: bound.server for key in keys if (bound := again.get(key, now=0)) is not None}
+    assert servers == found_again
+
+
+def test_what_was_loaded_gives_way_before_what_is_new(disk: Disk) -> None:
+    """The order of use goes on over a restart, whatever order the rows come in."""
+    filled(disk, 4)
+    database = disk.open()
+    store = database.bindings("farm", max_entries=5)
+    store.move(ANNA, "ts1", now=0, ttl_s=10)
+    database.load_all()
+    store.move(BERT, "ts1", now=0, ttl_s=10)
+    left = {binding.key for binding in store.entries(now=0)}
+    assert {ANNA, BERT, *users(4)[1:]} == left
+
+
+def test_slices_that_come_again_after_an_error_change_nothing(disk: Disk) -> None:
+    """Reading is begun anew after an error of the disk; what is in memory is counted once."""
+    filled(disk, 6)
+    database = disk.open()
+    store = database.bindings("farm")
+    database.load("farm", next(database.rows_of("farm", size=4)))
+    database.load_all()
+    assert 6 == store.counts()[Method.RDP_COOKIE] == len(store)
+
+
+# ---- what the configuration does not have ----------------------------------------------------------
+
+
+def test_a_server_that_is_not_configured_keeps_its_override(disk: Disk) -> None:
+    """A trial run with another configuration puts no halted server online, and forgets no desktop."""
+    halted = Override(Intent.HALT, reason="no memory", actor="cli:anna", since=WALL)
+    database = disk.open()
+    database.bindings("farm").move(ANNA, "ts1", now=0, ttl_s=1e6)
+    database.set_override(TS1, halted)
+    database.see_configured([TS1], wall=WALL)
+    write_all(database)
+    database.close()
+    other = disk.open()
+    other.bindings("trial")
+    other.see_configured([ServerId("trial", "ts9")], wall=WALL + 60)
+    assert 0 == other.forget_absent([ServerId("trial", "ts9")], wall=WALL + 60)
+    write_all(other, wall=WALL + 60)
+    other.close()
+    database = disk.open(wall=WALL + 120)
+    assert {TS1: halted} == database.overrides()
+    bound = database.bindings("farm").get(ANNA, now=0)
+    assert bound is not None
+    assert "ts1" == bound.server
+
+
+def test_what_is_absent_for_long_is_forgotten(disk: Disk) -> None:
+    """Thirty days after a service or a server was last configured, and not before."""
+    gone, stays = ServerId("old", "ts1"), ServerId("farm", "ts2")
+    database = disk.open()
+    database.bindings("old").confirm(ANNA, "ts1", now=0)
+    for server in (gone, stays, TS1):
+        database.set_override(server, Override(Intent.HALT))
+    database.see_configured([gone, stays, TS1], wall=WALL)
+    write_all(database)
+    database.close()
+    later = WALL + ABSENT_MAX_AGE_S
+    database = disk.open(wall=later)
+    database.see_configured([TS1], wall=later)
+    assert 0 == database.forget_absent([TS1], wall=later)
+    assert 3 == database.forget_absent([TS1], wall=later + 1)  # ts1 of old, old itself, ts2 of farm
+    assert {TS1} == set(database.overrides())
+    write_all(database, wall=later + 1)
+    assert [("farm", "ts1")] == disk.rows("SELECT service, server FROM override")
+    assert [] == disk.rows("SELECT service FROM binding")
+    assert [("farm", ""), ("farm", "ts1")] == disk.rows("SELECT service, server FROM configured")
+
+
+def test_the_longest_absent_gives_way_to_too_many(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that change every day do not fill the disk."""
+    monkeypatch.setattr("rdpbalancer.stores.sqlite.MAX_ABSENT_OVERRIDES", 2)
+    database = disk.open()
+    for day in range(4):
+        server = ServerId("farm", f"ts-{day}")
+        database.set_override(server, Override(Intent.HALT))
+        database.see_configured([server], wall=WALL + day)
+    assert 2 == database.forget_absent([TS1], wall=WALL + 4)
+    assert {"ts-2", "ts-3"} == {server.name for server in database.overrides()}
+
+
+def test_a_file_without_the_time_of_the_last_sight_is_given_its_time(disk: Disk) -> None:
+    """Of an earlier version: its thirty days begin now."""
+    database = disk.open()
+    database.set_override(TS1, Override(Intent.HALT))
+    assert 0 == database.forget_absent([], wall=WALL)
+    assert 0 == database.forget_absent([], wall=WALL + ABSENT_MAX_AGE_S)
+    assert 1 == database.forget_absent([], wall=WALL + ABSENT_MAX_AGE_S + 1)
+
+
+# ---- a file that comes later -----------------------------------------------------------------------
+
+
+def test_a_file_that_can_be_opened_later_is_taken_beneath(disk: Disk) -> None:
+    """What was decided without it holds; what it alone knows comes back; all is written to it."""
+    filled(disk, 3)
+    keys = users(3)
+    with closing(disk.open()) as before:
+        before.set_override(TS1, Override(Intent.HALT))
+        before.set_override(ServerId("farm", "ts2"), Override(Intent.DRAIN))
+        write_all(before)
+    database = Database()
+    store = database.bindings("farm")
+    store.move(keys[0], "ts2", now=0, ttl_s=60)
+    store.confirm(ANNA, "ts2", now=0)
+    database.set_override(TS1, None)
+    assert not database.attached
+    file, contents = open_file(disk.path, wall=WALL)
+    database.attach(file, contents, now=0, wall=WALL)
+    assert database.attached
+    assert {ServerId("farm", "ts2"): Override(Intent.DRAIN)} == database.overrides()
+    database.load_all()
+    servers = {binding.key: binding.server for binding in store.entries(now=0)}
+    expected = {keys[0]: "ts2", keys[1]: "ts1", keys[2]: "ts1", ANNA: "ts2"}
+    assert expected == servers
+    assert 4 == store.counts()[Method.RDP_COOKIE]
+    write_all(database)
+    database.close()
+    again = disk.open()
+    store = again.bindings("farm")
+    again.load_all()
+    assert expected == {binding.key: binding.server for binding in store.entries(now=0)}
+    assert [("ts2", "drain")] == disk.rows("SELECT server, intent FROM override")
+
+
+# ---- other versions --------------------------------------------------------------------------------
+
+
+def test_a_file_of_the_first_version_gets_its_columns(disk: Disk) -> None:
+    """Its bindings and overrides are there, and what is new can be kept."""
+    disk.path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(disk.path)) as connection:
+        connection.executescript(FIRST_VERSION)
+    database = disk.open()
+    assert {TS1: Override(Intent.HALT, weight=5)} == database.overrides()
+    bound = database.bindings("farm").get(ANNA, now=0)
+    assert bound is not None
+    assert "ts1" == bound.server
+    halted = Override(Intent.HALT, reason="r", actor="cli:anna", since=1.0)
+    database.set_override(TS1, halted)
+    write_all(database)
+    assert {TS1: halted} == disk.open().overrides()
+
+
+def test_what_a_newer_version_keeps_beside_is_carried(disk: Disk) -> None:
+    """Columns and tables that this version does not know survive its writing."""
+    database = disk.open()
+    database.bindings("farm").confirm(ANNA, "ts1", now=0)
+    database.set_override(TS1, Override(Intent.HALT))
+    write_all(database)
+    with closing(sqlite3.connect(disk.path)) as connection:
+        connection.execute("ALTER TABLE override ADD COLUMN deadline REAL")
+        connection.execute("ALTER TABLE binding ADD COLUMN node TEXT NOT NULL DEFAULT ''")
+        connection.execute("CREATE TABLE act (id TEXT PRIMARY KEY)")
+        connection.execute("UPDATE override SET deadline = 7.5")
+        connection.execute("UPDATE binding SET node = 'one'")
+        connection.execute("INSERT INTO act VALUES ('a:1')")
+        connection.commit()
+    database = disk.open()
+    database.bindings("farm").move(ANNA, "ts2", now=0, ttl_s=60)
+    database.set_override(TS1, Override(Intent.DRAIN))
+    write_all(database)
+    assert [("drain", 7.5)] == disk.rows("SELECT intent, deadline FROM override")
+    assert [("ts2", "one")] == disk.rows("SELECT server, node FROM binding")
+    assert [("a:1",)] == disk.rows("SELECT id FROM act")
+
+
+# The file as the first version wrote it.
+FIRST_VERSION = """
+CREATE TABLE binding (
+    service TEXT NOT NULL, method TEXT NOT NULL, value BLOB NOT NULL, server TEXT NOT NULL,
+    expires_at REAL, life_s REAL, PRIMARY KEY (service, method, value)) WITHOUT ROWID;
+CREATE TABLE override (
+    service TEXT NOT NULL, server TEXT NOT NULL, intent TEXT NOT NULL, strict INTEGER NOT NULL,
+    weight INTEGER, PRIMARY KEY (service, server)) WITHOUT ROWID;
+INSERT INTO binding VALUES ('farm', 'rdp-cookie', CAST('anna' AS BLOB), 'ts1', NULL, NULL);
+INSERT INTO override VALUES ('farm', 'ts1', 'halt', 0, 5);
+PRAGMA application_id = 1380208706;
+PRAGMA user_version = 1;
+"""
