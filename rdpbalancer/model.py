@@ -120,6 +120,8 @@ class SessionFacts(msgspec.Struct, frozen=True, array_like=True):
     The relay carries it as opaque bytes and gives it back, so that a new router knows every live session.
     `client` is `ip:port`; `user` is the cookie as sent, decoded; `key` is the persistence key's value;
     `started_at` is Unix time; `*_ms` are milliseconds; protocols are the RDP_NEG numbers, None: not given.
+    `token_kind` is what the token says: an `address`, a `number` that only its maker knows, or `opaque`.
+    Relays give facts of an older or newer version back: fields are only ever added, at the end.
     """
 
     id: str
@@ -142,6 +144,7 @@ class SessionFacts(msgspec.Struct, frozen=True, array_like=True):
     queue_ms: float = 0.0
     connect_ms: float = 0.0
     started_at: float = 0.0
+    token_kind: str | None = None
 
     @property
     def server_id(self) -> ServerId:

@@ -59,7 +59,7 @@ def lab() -> None:
     "--behaviour",
     default="desktop-login",
     show_default=True,
-    help="What follows: desktop-login, broker, echo, stream, desktop, sink.",
+    help="What follows: desktop-login, broker, gnome, echo, stream, desktop, sink.",
 )
 @click.option("--agent-port", type=click.IntRange(0, 65535), help="Have a feedback agent, on this port.")
 @click.option("--agent-reply", default="100%", show_default=True, help="What the agent answers.")

@@ -12,6 +12,7 @@ from rdpbalancer.core.admission import source_network
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
 from rdpbalancer.core.ledger import Lease, Ledger, LiveSession
 from rdpbalancer.core.persist import Derived, Store, derive
+from rdpbalancer.core.redirection import Redirections
 from rdpbalancer.core.route import (
     Decision,
     Go,
@@ -29,6 +30,10 @@ from rdpbalancer.core.share import Shares
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.core.waiting import Waiter, WaitingClient, WaitingLine
 from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, ServerId, SessionFacts
+from rdpbalancer.wire.token import msts_number
+
+# A routing token: the address that it names, or the number that only its maker understands.
+Token = Endpoint | int
 
 
 @dataclass(slots=True)
@@ -65,6 +70,7 @@ class Dispatcher:
         self.statuses: dict[ServerId, ServerStatus] = {}
         self._services: dict[str, _ServiceState] = {}
         self._shares = Shares()
+        self._redirections = Redirections()
         self._open_store = open_store
         self._rng = rng
         self._now = 0.0
@@ -215,35 +221,87 @@ class Dispatcher:
         service: VirtualService,
         *,
         source: str,
-        token: Endpoint | None,
+        token: Token | None,
         key: Key | None,
         tried: frozenset[ServerId],
         now: float,
     ) -> tuple[Decision, bool]:
         """Return where the connection goes now, and whether its routing token could not be followed.
 
-        A connection may have waited over a reload: what counts is the service as it is now.
+        A connection may have waited over a reload: what counts is the service as it is now. One whose token
+        is a number makes no binding, wherever it goes.
         """
         self._now = now
         current = self.farm.services.get(service.name)
         if current is None:
             return Nobody("service-removed"), False
         service = current
-        query = Query(source, token, key, self._bound(service, key, now), tried)
+        if isinstance(token, int):
+            query = self._following(service, source=source, token=token, key=key, tried=tried, now=now)
+        else:
+            query = Query(source, token, key, self._bound(service, key, now), tried)
         state = self._services[service.name].scheduler
         return route(query, service, self.views(service, now=now), state)
 
+    def _following(
+        self,
+        service: VirtualService,
+        *,
+        source: str,
+        token: int,
+        key: Key | None,
+        tried: frozenset[ServerId],
+        now: float,
+    ) -> Query:
+        steps = self._redirections.candidates(service.name, source, token, now=now)
+        follows = [step.server for step in steps]
+        bound = self._bound(service, key, now)
+        if bound is not None and bound not in follows:
+            follows.append(bound)
+        known = self._redirections.knows(service.name, token)
+        return Query(source, tried=tried, follows=follows, maker_known=known)
+
     def take(
-        self, service: VirtualService, go: Go, key: Key | None, *, source: str = "", now: float
+        self,
+        service: VirtualService,
+        go: Go,
+        key: Key | None,
+        *,
+        source: str = "",
+        token: Token | None = None,
+        now: float,
     ) -> Lease | None:
         """Reserve a place for the decision and claim the key for it.
 
         None: the key is somebody else's claim by now (a shared store); decide again.
         """
         self._now = now
+        if isinstance(token, int):
+            lease = self.ledger.lease(go.server, None, source)
+            self._follow(lease, source, token, now)
+            return lease
         bound_key = key if go.binds else None
         lease = self.ledger.lease(go.server, bound_key, source)
         return lease if self._claim(service, go, lease, now) else None
+
+    def _follow(self, lease: Lease, source: str, token: int, now: float) -> None:
+        """Let the connection follow a session of its source to its server, and keep that one's binding alive.
+
+        It is the same user's, and would otherwise end an hour after a login that may last the day.
+        """
+        service, name = lease.server
+        steps = self._redirections.candidates(service, source, token, now=now)
+        step = next((step for step in steps if step.server == name), None)
+        if step is None:
+            return
+        step.followed = True
+        lease.follows = step
+        if step.key is not None and self._holds(service, step.key, name):
+            self.ledger.set_key(lease, step.key, source)
+
+    def _holds(self, service: str, key: Key, server: str) -> bool:
+        bound = self._services[service].bindings.confirmed(key)
+        return bound is not None and bound.server == server
 
     def settle(
         self,
@@ -251,7 +309,7 @@ class Dispatcher:
         lease: Lease,
         *,
         wanted: Wait,
-        token: Endpoint | None,
+        token: Token | None,
         key: Key | None,
         tried: frozenset[ServerId],
         source: str = "",
@@ -271,6 +329,10 @@ class Dispatcher:
         service = current
         bound = self._bound(service, key, now)
         view = self._view(service, server, now)
+        if isinstance(token, int):
+            self._follow(lease, source, token, now)
+            guessed = Reason.REDISPATCH if tried else Reason.SCHEDULED
+            return Go(lease.server, guessed if wanted.server is None else Reason.TOKEN)
         if wanted.server is not None and token is not None and names_server(view, token):
             return Go(lease.server, Reason.TOKEN)
         if bound is not None and bound != server.id.name and self._goes_back(service, bound, tried, now):
@@ -308,6 +370,8 @@ class Dispatcher:
         if not lease.held:
             return
         self.ledger.release(lease)
+        if lease.follows is not None:
+            lease.follows.followed = False
         if lease.claimed:
             self._release_claim(lease, now)
         self._unpin_if_unused(lease.server.service, lease.key, now)
@@ -320,6 +384,9 @@ class Dispatcher:
         if lease.key is None:
             return True
         bindings = self._services[lease.server.service].bindings
+        if lease.follows is not None and not self._holds(lease.server.service, lease.key, lease.server.name):
+            self.ledger.set_key(lease, None)  # the binding was moved meanwhile, and is not ours to move back
+            return True
         if not self._may_bind(lease, now):
             self._release_claim(lease, now)
             return False
@@ -357,9 +424,23 @@ class Dispatcher:
             bindings = self._services[lease.server.service].bindings
             bindings.release(lease.key, lease.server.name, now=now)
 
+    def open(self, lease: Lease, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
+        """A relay takes the session: its place is a session's from now on."""
+        session = self.ledger.open(lease, facts, relay=relay, place=place)
+        self._remember(facts)
+        return session
+
+    def _remember(self, facts: SessionFacts) -> None:
+        """Remember a session for a token that may follow it, where tokens are followed."""
+        state = self._services.get(facts.service)
+        if state is not None and Method.ROUTING_TOKEN in state.policy.methods:
+            token = msts_number(facts.token.encode()) if facts.token else None
+            self._redirections.opened(facts, token=token)
+
     def close(self, session_id: str, *, now: float) -> LiveSession | None:
         """A session has ended: free its place; its binding's time starts if it was the key's last."""
         self._now = now
+        self._redirections.closed(session_id, now=now)
         session = self.ledger.close(session_id)
         if session is None:
             return None
@@ -388,6 +469,7 @@ class Dispatcher:
     def restore(self, facts: SessionFacts, *, relay: int, place: object, now: float) -> LiveSession:
         """A relay holds this session already: enter it, and pin its binding."""
         session = self.ledger.restore(facts, relay=relay, place=place)
+        self._remember(facts)
         state = self._services.get(facts.service)
         if state is not None and (key := facts.binding_key) is not None:
             # Whatever its user's next attempt claims: that one may fail, and the desktop is here.
@@ -398,6 +480,8 @@ class Dispatcher:
 
     def recall(self, facts: SessionFacts, *, now: float) -> None:
         """A session has ended that this router never knew: its binding may be younger than the last write."""
+        self._remember(facts)
+        self._redirections.closed(facts.id, now=now)
         state = self._services.get(facts.service)
         if state is None or (key := facts.binding_key) is None:
             return

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from rdpbalancer.core.burden import Burdens
+from rdpbalancer.core.redirection import Step
 from rdpbalancer.model import Key, ServerId, SessionFacts
 
 
@@ -17,7 +18,8 @@ class Lease(msgspec.Struct, eq=False):
     """A reserved place on a server, and the use of a key, until it is released or becomes a session.
 
     `claimed`: the key's claim in the store is this lease's, and has to be confirmed or released. `renews`:
-    the key was bound before, to a server that cannot take it now.
+    the key was bound before, to a server that cannot take it now. `follows`: the session that the
+    connection's routing token follows; the key is then that session's, and nothing is claimed.
     """
 
     server: ServerId
@@ -26,6 +28,7 @@ class Lease(msgspec.Struct, eq=False):
     held: bool = True
     claimed: bool = False
     renews: bool = False
+    follows: Step | None = None
 
 
 class LiveSession(msgspec.Struct, eq=False):

@@ -60,7 +60,9 @@ class Query(msgspec.Struct, frozen=True):
 
     `token`: the address in its routing token, already decoded and only where the method is configured.
     `key` and `bound`: its persistence key and the server that the key is bound to. `tried`: servers that
-    failed this connection. `source`: the client's IP address.
+    failed this connection. `source`: the client's IP address. `follows`: the servers that may have made its
+    routing token, where that names no address (`core.redirection`), the likeliest first; `maker_known`: the
+    first of them is no guess.
     """
 
     source: str
@@ -68,6 +70,8 @@ class Query(msgspec.Struct, frozen=True):
     key: Key | None = None
     bound: str | None = None
     tried: Collection[ServerId] = ()
+    follows: Sequence[str] = ()
+    maker_known: bool = False
 
 
 class Go(msgspec.Struct, frozen=True):
@@ -113,6 +117,11 @@ def route(
         if decision is not None:
             return decision, False
         token_missed = True
+    if query.follows:
+        decision = _by_redirection(query, service, views)
+        if decision is not None:
+            return decision, False
+        token_missed = True
     return _by_binding(query, service, views, state), token_missed
 
 
@@ -134,6 +143,22 @@ def _by_token(query: Query, service: VirtualService, views: Sequence[View]) -> D
                 return Go(view.server.id, Reason.TOKEN)
             return Wait(view.server.id) if service.persistence.wait_when_full else None
     return None
+
+
+def _by_redirection(query: Query, service: VirtualService, views: Sequence[View]) -> Decision | None:
+    """Return the likeliest maker of a token that can take it now; wait only where all that can are full."""
+    full: View | None = None
+    for name in query.follows:
+        view = _named(name, views)
+        if view is None or not view.takes_token or view.server.id in query.tried:
+            continue
+        if not view.full:
+            return Go(view.server.id, Reason.TOKEN)
+        full = full or view
+        if query.maker_known and name == query.follows[0]:
+            break  # no other server would take it
+    waits = full is not None and service.persistence.wait_when_full
+    return Wait(full.server.id) if full is not None and waits else None
 
 
 def _by_binding(

@@ -15,7 +15,6 @@ from rdpbalancer.lab.channel import Channel, LabError, together
 from rdpbalancer.lab.pattern import pattern
 from rdpbalancer.lab.redirect import serve_program
 from rdpbalancer.lab.terminal import Session, TerminalServer
-from rdpbalancer.wire.token import encode_msts
 
 MAX_HELLO_BYTES: Final = 600  # a login is at most 104 characters, a domain 255, in UTF-8
 CHUNK_BYTES: Final = 65_536
@@ -74,7 +73,10 @@ async def desktop_login(server: TerminalServer, session: Session) -> None:
 
 
 async def broker(server: TerminalServer, session: Session) -> None:
-    """As `desktop_login`, but send users whose desktop is elsewhere there, real RDP programs included."""
+    """As `desktop_login`, but send users whose desktop is elsewhere there, real RDP programs included.
+
+    As `gnome`: send every user round twice, to this same server, before there is a desktop.
+    """
     if session.carries_token and server.after_token == "close":
         return
     first = await session.channel.read_exactly(1)
@@ -83,12 +85,12 @@ async def broker(server: TerminalServer, session: Session) -> None:
         await serve_program(server, session)
         return
     user = await _hello(session.channel)
-    home = server.home_elsewhere(session, user)
-    if home is None:
+    token = server.redirection(session, user)
+    if token is None:
         await _welcome(server, session, user)
         return
     server.counters.redirects += 1
-    await session.channel.write(b"REDIRECT " + encode_msts(home) + b"\n")
+    await session.channel.write(b"REDIRECT " + token + b"\n")
 
 
 BEHAVIOURS: Final[dict[str, Conversation]] = {
@@ -98,6 +100,7 @@ BEHAVIOURS: Final[dict[str, Conversation]] = {
     "sink": sink,
     "desktop-login": desktop_login,
     "broker": broker,
+    "gnome": broker,
 }
 
 

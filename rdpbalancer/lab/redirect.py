@@ -12,7 +12,6 @@ from typing import Final
 from rdpbalancer.lab import mcs
 from rdpbalancer.lab.channel import Channel, LabError, TlsChannel
 from rdpbalancer.lab.terminal import Session, TerminalServer
-from rdpbalancer.wire.token import encode_msts
 
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 5.1, ContentType
 _TPKT_VERSION: Final = b"\x03"
@@ -27,14 +26,14 @@ async def serve_program(server: TerminalServer, session: Session) -> None:
     named = await _set_up(channel, session.received.request.requested_protocols or 0)
     user = named or session.user or "nobody"
     await channel.write(mcs.license_valid_client())
-    home = server.home_elsewhere(session, user)
-    if home is None:
+    token = server.redirection(session, user)
+    if token is None:
         server.log_in(session, user)
         await channel.drain()
         return
     session.user = user
     server.counters.redirects += 1
-    await channel.write(mcs.server_redirection(encode_msts(home) + b"\r\n"))
+    await channel.write(mcs.server_redirection(token + b"\r\n"))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LEAVING_S):
             await channel.drain()

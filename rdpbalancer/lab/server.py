@@ -20,6 +20,7 @@ from rdpbalancer.lab.agent import LabAgent
 from rdpbalancer.lab.channel import Channel, LabError
 from rdpbalancer.lab.conversations import BEHAVIOURS
 from rdpbalancer.lab.faults import Fault, Faults, FaultStruckError, FaultyChannel
+from rdpbalancer.lab.handover import Handover
 from rdpbalancer.lab.listener import Listener
 from rdpbalancer.lab.security import answering
 from rdpbalancer.lab.terminal import MAX_CONNECTIONS, ReceivedRequest, Session, TerminalServer
@@ -144,15 +145,20 @@ class LabServer(TerminalServer):
                 await channel.drain()
                 return
         received = await self._read_request(channel, client)
+        admitted, handover = self.admits(received)
+        if not admitted:
+            return
         answer = answering(self.security)(received.request, received.raw)
         if not await self._answer(channel, answer.data) or answer.then_close:
             return
         if received.raw == PROBE and not await self._is_client(channel, received):
             return
-        await self._hold(channel, received)
+        await self._hold(channel, received, handover)
 
-    async def _hold(self, channel: FaultyChannel, received: ReceivedRequest) -> None:
-        session = Session(channel, received, received.request.cookie)
+    async def _hold(
+        self, channel: FaultyChannel, received: ReceivedRequest, handover: Handover | None
+    ) -> None:
+        session = Session(channel, received, received.request.cookie, handover=handover)
         channel.expose()
         self.begin(session)
         try:

@@ -40,7 +40,11 @@ class TellingServer(LabServer):
 
     def end(self, session: Session) -> None:
         """The session is over."""
-        redirected = session.desktop is None and session.user is not None and self.broker is not None
+        redirected = (
+            session.desktop is None
+            and session.user is not None
+            and (self.broker or self.handovers) is not None
+        )
         super().end(session)
         self.tell(f"{session.received.client}: {'sent elsewhere' if redirected else 'gone'}")
 

@@ -10,8 +10,10 @@ from typing import Final, Literal
 
 from rdpbalancer.lab.channel import Channel, LabError, Traffic
 from rdpbalancer.lab.desktops import Broker, Desktop, Desktops
+from rdpbalancer.lab.handover import Handover, Handovers
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.request import Request
+from rdpbalancer.wire.token import encode_msts
 
 # Tests look at the last requests; a benchmark makes millions.
 KEPT_REQUESTS: Final = 1000
@@ -33,6 +35,7 @@ class Counters(Traffic):
     logins: int = 0
     redirects: int = 0
     tokens: int = 0  # requests that carried a routing token
+    unknown_tokens: int = 0  # of these, closed without a word (`gnome`)
     resets: int = 0  # connections that we reset, as a fault demanded
     resets_received: int = 0
     turned_away: int = 0  # beyond MAX_CONNECTIONS
@@ -49,12 +52,17 @@ class ReceivedRequest:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A connection that has been confirmed. `user` is who logged in, before that the cookie."""
+    """A connection that has been confirmed. `user` is who logged in, before that the cookie.
+
+    `handover`: it came by a token that its host had made (`lab.handover`).
+    """
 
     channel: Channel
     received: ReceivedRequest
     user: str | None
     desktop: Desktop | None = None
+
+    handover: Handover | None = None
 
     @property
     def carries_token(self) -> bool:
@@ -68,7 +76,7 @@ class TerminalServer:
 
     `security` and `behaviour` are the keys of `SECURITY` and `BEHAVIOURS`. `advertised` is the address that
     the broker puts in tokens, where it is not the one listened on. With `certificate` and `key`, programs
-    that begin TLS after the confirm get it.
+    that begin TLS after the confirm get it. `handovers`: how `gnome` redirects; made if need be.
     """
 
     name: str = "ts1"
@@ -82,6 +90,7 @@ class TerminalServer:
     update_bytes: int = 4096  # the largest screen update
     after_token: Literal["hold", "close"] = "hold"
     broker: Broker | None = None
+    handovers: Handovers | None = None
     advertised: Endpoint | None = None
     certificate: Path | None = None
     key: Path | None = None
@@ -99,6 +108,8 @@ class TerminalServer:
         if self.broker is not None and ":" in self.home.host:
             raise LabError("bad-option", "a routing token cannot name an IPv6 address: advertise an IPv4 one")
         self.desktops = Desktops(self.name)
+        if self.behaviour == "gnome" and self.handovers is None:
+            self.handovers = Handovers(self.clock)
 
     @property
     def sessions(self) -> list[Session]:
@@ -115,7 +126,24 @@ class TerminalServer:
         """The address by which the broker knows it."""
         return self.advertised or self.endpoint
 
-    def home_elsewhere(self, session: Session, user: str) -> Endpoint | None:
+    def redirection(self, session: Session, user: str) -> bytes | None:
+        """Return the routing token by which `user` is sent elsewhere, None: in."""
+        if self.handovers is not None:
+            came = session.handover
+            return self.handovers.begin(user) if came is None else self.handovers.go_on(came)
+        home = self._home_elsewhere(session, user)
+        return None if home is None else encode_msts(home)
+
+    def admits(self, received: ReceivedRequest) -> tuple[bool, Handover | None]:
+        """Say whether a request is answered at all, and who has come by a token of this host's own."""
+        token = received.request.token
+        if self.handovers is None or token is None:
+            return True, None
+        came = self.handovers.take(token)
+        self.counters.unknown_tokens += came is None
+        return came is not None, came
+
+    def _home_elsewhere(self, session: Session, user: str) -> Endpoint | None:
         """Return where to send `user`, None: in. Who was sent by a token stays, as in a real farm."""
         if self.broker is None or session.carries_token:
             return None

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import msgspec
 
 from rdpbalancer.core.admission import Place
+from rdpbalancer.core.dispatch import Token
 from rdpbalancer.core.farm import Network, VirtualService
 from rdpbalancer.core.ledger import Lease
 from rdpbalancer.core.route import Go
@@ -33,9 +34,10 @@ class Connection(msgspec.Struct, eq=False):
     began_at: float
     data: bytes = b""  # all that was read, passed on byte for byte
     request: Request | None = None
-    token: Endpoint | None = None
+    token: Token | None = None
     key: Key | None = None
     tried: frozenset[ServerId] = frozenset()
+    not_theirs: int = 0  # servers that closed on its routing token, which only its maker takes
     ticket: int | None = None
     queue_until_at: float | None = None
     queued_s: float = 0.0

@@ -17,6 +17,7 @@ from rdpbalancer.core.admission import Admission, Refusal
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import VirtualService
 from rdpbalancer.core.ledger import Lease
+from rdpbalancer.core.redirection import MAX_ASKED, SEARCH_S
 from rdpbalancer.core.route import Go, Nobody, Wait
 from rdpbalancer.errors import (
     ChannelError,
@@ -47,7 +48,7 @@ from rdpbalancer.wire.confirm import DISCONNECT, NegotiationFailure, build_failu
 from rdpbalancer.wire.confirm import Protocol as Offer
 from rdpbalancer.wire.proxy import build_proxy
 from rdpbalancer.wire.request import Request
-from rdpbalancer.wire.token import decode_msts, describe
+from rdpbalancer.wire.token import decode_msts, describe, kind, msts_number
 
 _NLA = Offer.HYBRID | Offer.HYBRID_EX | Offer.RDSTLS | Offer.RDSAAD
 _STRONG_ENOUGH = {Security.TLS: Offer.SSL | _NLA, Security.NLA: _NLA}
@@ -232,7 +233,8 @@ class Sessions:
 
     def _read_token(self, conn: Connection, request: Request) -> None:
         if request.token is not None and Method.ROUTING_TOKEN in conn.service.persistence.methods:
-            conn.token = decode_msts(request.token)
+            address = decode_msts(request.token)
+            conn.token = address if address is not None else msts_number(request.token)
 
     def _derive_key(self, conn: Connection) -> None:
         service = self._current(conn)
@@ -304,7 +306,10 @@ class Sessions:
     # ---- connect -----------------------------------------------------------------------------------
 
     async def _connect(self, conn: Connection) -> Answer:
-        """Dial candidates until one has answered. Raises NoServerError, or the last ServerError."""
+        """Dial candidates until one has answered.
+
+        Raises NoServerError, the last ServerError, or RefusedError: nobody takes the routing token.
+        """
         self._watch_client(conn)
         while True:
             lease, go = await self._choose(conn)
@@ -313,6 +318,8 @@ class Sessions:
                 return await self._dial(conn, lease, go)
             except ServerError as error:
                 if not self._try_another(conn, lease, error):
+                    if conn.not_theirs == len(conn.tried):
+                        raise _token_unknown(conn) from error
                     raise
             except BaseException:
                 self._dispatcher.give_back(lease, now=self._clock())
@@ -335,7 +342,12 @@ class Sessions:
             match decision:
                 case Go():
                     lease = self._dispatcher.take(
-                        service, decision, conn.key, source=conn.peer.host, now=self._clock()
+                        service,
+                        decision,
+                        conn.key,
+                        source=conn.peer.host,
+                        token=conn.token,
+                        now=self._clock(),
                     )
                     if lease is not None:
                         return lease, decision
@@ -343,6 +355,8 @@ class Sessions:
                     if (granted := await self._wait(conn, decision)) is not None:
                         return granted
                 case Nobody():
+                    if conn.tried and conn.not_theirs == len(conn.tried):
+                        raise _token_unknown(conn)
                     raise NoServerError(decision.why, f"no real server of {service.name} can be used")
 
     async def _wait(self, conn: Connection, wanted: Wait) -> tuple[Lease, Go] | None:
@@ -406,14 +420,30 @@ class Sessions:
         host, port = conn.client.getsockname()[:2]
         return build_proxy(conn.service.send_proxy, conn.peer, Endpoint(plain_address(host), port))
 
+    def _goes_on(self, conn: Connection) -> bool:
+        """Whether another server is tried.
+
+        One that closes on a routing token it has not made is no failure: that is how its maker is found.
+        """
+        if conn.half_closed:
+            # Who has closed its half may have left: one server's time is what such a client is given.
+            return False
+        if isinstance(conn.token, int):
+            return len(conn.tried) < MAX_ASKED and self._clock() < conn.began_at + SEARCH_S
+        return len(conn.tried) <= conn.service.redispatch
+
     def _try_another(self, conn: Connection, lease: Lease, error: ServerError) -> bool:
         """Note that a server has failed the connection; return whether another one is to be tried."""
         server = lease.server
         conn.tried |= {server}
         self._dispatcher.give_back(lease, now=self._clock())
+        if isinstance(conn.token, int) and error.code in ("closed", "reset"):
+            conn.not_theirs += 1
+            self._metrics.tokens_searched.labels(server.service).inc()
+            self._log.debug("token_not_theirs", service=server.service, server=server.name)
+            return self._goes_on(conn)
         self._metrics.connect_failures.labels(*server, error.code).inc()
-        # Who has closed its half may have left: one server's time is what such a client is given.
-        another = len(conn.tried) <= conn.service.redispatch and not conn.half_closed
+        another = self._goes_on(conn)
         if another:
             self._metrics.redispatches.labels(*server).inc()
         self._log.warning(
@@ -442,7 +472,7 @@ class Sessions:
             def chosen(relay: int) -> None:
                 if conn.watch is not None:
                     conn.watch.end()
-                self._dispatcher.ledger.open(lease, facts, relay=relay, place=conn.place)
+                self._dispatcher.open(lease, facts, relay=relay, place=conn.place)
                 self._admission.opened(conn.place)
                 self._account.opened(facts)
                 conn.owned = False
@@ -488,10 +518,17 @@ class Sessions:
             queue_ms=conn.queued_s * 1000,
             connect_ms=(now - conn.dialled_at) * 1000,
             started_at=time.time(),
+            token_kind=kind(request.token) if request and request.token else None,
         )
 
     def _failed(self, conn: Connection, error: RdpBalancerError) -> None:
         self._account.failed(conn.service.name, error, client=str(conn.peer), user=conn.user)
+
+
+def _token_unknown(conn: Connection) -> RefusedError:
+    """Return the error of a client whose routing token nobody takes: too old, used up, or made up."""
+    detail = f"none of the {len(conn.tried)} servers that were asked takes the client's routing token"
+    return RefusedError("token-unknown", detail, DISCONNECT)
 
 
 def _cure(conn: Connection) -> str:

@@ -24,6 +24,7 @@ class SessionClosed(logs.Line, kw_only=True):
     server: str
     attempts: int
     token: str | None
+    token_kind: str | None
     requested_protocols: int | None
     selected_protocol: int | None
     negotiation_failure: int | None
@@ -173,6 +174,7 @@ class Account:
             server=facts.server,
             attempts=facts.attempts,
             token=facts.token,
+            token_kind=facts.token_kind,
             requested_protocols=facts.requested_protocols,
             selected_protocol=facts.selected_protocol,
             negotiation_failure=facts.negotiation_failure,

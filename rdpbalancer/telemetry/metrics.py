@@ -78,6 +78,11 @@ class Metrics:
         self.tokens_missed = self._counter(
             "routing_tokens_missed", "Routing tokens whose server is unknown or cannot be used", ("service",)
         )
+        self.tokens_searched = self._counter(
+            "routing_tokens_searched",
+            "Servers that closed on a routing token they had not made; the next one was asked",
+            ("service",),
+        )
         self.connect_failures = self._counter(
             "server_connect_failures", "Dials and confirms that failed", (*_SERVER, "reason")
         )
@@ -127,6 +132,7 @@ class Metrics:
             for counter in (
                 self.connections,
                 self.tokens_missed,
+                self.tokens_searched,
                 self.shares_exceeded,
                 self.collisions,
                 self.address_collisions,

@@ -15,6 +15,8 @@ MAX_DESCRIPTION_CHARS: Final = 256  # a token has up to 246 bytes; escapes may n
 # Ten digits hold any u32, five any u16. `\d` is ASCII here: the pattern is of bytes.
 _MSTS = re.compile(rb"cookie: msts=(\d{1,10})\.(\d{1,5})\.", re.IGNORECASE)
 
+_MSTS_NUMBER = re.compile(rb"cookie: msts=(\d{1,10}) ?", re.IGNORECASE)
+
 
 def decode_msts(token: bytes) -> Endpoint | None:
     """Return the IPv4 address and port that an msts token names, None where it names none.
@@ -31,6 +33,24 @@ def decode_msts(token: bytes) -> Endpoint | None:
     if address > 0xFFFFFFFF or not 1 <= port <= 0xFFFF:
         return None
     return Endpoint(".".join(map(str, address.to_bytes(4, "little"))), _swap(port))
+
+
+def msts_number(token: bytes) -> int | None:
+    """Return the number of an msts token that is one number and nothing else, None for every other.
+
+    Layout: `Cookie: msts=` and a u32, decimal, without a dot; one padding space is tolerated. It names no
+    address: GNOME Remote Desktop makes it up, and only the host that made it takes it.
+    """
+    match = _MSTS_NUMBER.fullmatch(token)
+    number = int(match[1]) if match is not None else None
+    return number if number is not None and number <= 0xFFFFFFFF else None
+
+
+def kind(token: bytes) -> str:
+    """Return in one stable word what a token says: `address`, `number`, or `opaque` (all others)."""
+    if decode_msts(token) is not None:
+        return "address"
+    return "opaque" if msts_number(token) is None else "number"
 
 
 def encode_msts(endpoint: Endpoint) -> bytes:

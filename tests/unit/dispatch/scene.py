@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.dispatch import Dispatcher, Token
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
 from rdpbalancer.core.ledger import Lease
 from rdpbalancer.core.persist import Binding
 from rdpbalancer.core.route import Decision, Go, Wait
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.core.waiting import Waiter
-from rdpbalancer.model import Endpoint, Key, ServerId
+from rdpbalancer.model import Key, ServerId
 from rdpbalancer.stores.sqlite import Database
 from tests.unit.core.farms import SERVICE, Dice, facts, real_server, server_status, sid, virtual_service
 
@@ -23,7 +23,7 @@ class Caller:
     """One connection: what it brings, and what has become of it."""
 
     key: Key | None = None
-    token: Endpoint | None = None
+    token: Token | None = None
     source: str = "192.0.2.1"
     tried: frozenset[ServerId] = frozenset()
     service: VirtualService | None = None
@@ -101,7 +101,7 @@ class Scene:
                 assert caller.service is not None
                 caller.go = go
                 caller.lease = self.dispatcher.take(
-                    caller.service, go, caller.key, source=caller.source, now=self.now
+                    caller.service, go, caller.key, source=caller.source, token=caller.token, now=self.now
                 )
             case Wait() as wanted:
                 self.join(caller, wanted)
@@ -174,7 +174,7 @@ class Scene:
         session = f"s{self._sessions}"
         lease = caller.lease
         known = facts(session, lease.server.name, key=lease.key, source=caller.source)
-        self.dispatcher.ledger.open(lease, known, relay=1)
+        self.dispatcher.open(lease, known, relay=1)
         caller.lease = None
         return session
 

@@ -34,6 +34,7 @@ def test_the_record_of_a_session(log: io.StringIO) -> None:
         "server": "ts1",
         "attempts": 2,
         "token": "tsv://MS Terminal Services Plugin.1.Sessions",
+        "token_kind": None,
         "requested_protocols": 11,
         "selected_protocol": 2,
         "negotiation_failure": 5,

@@ -3,7 +3,14 @@
 import pytest
 
 from rdpbalancer.model import Endpoint
-from rdpbalancer.wire.token import MAX_DESCRIPTION_CHARS, decode_msts, describe, encode_msts
+from rdpbalancer.wire.token import (
+    MAX_DESCRIPTION_CHARS,
+    decode_msts,
+    describe,
+    encode_msts,
+    kind,
+    msts_number,
+)
 from tests.support.vectors import TOKENS
 
 
@@ -100,3 +107,20 @@ def test_encode_refuses_what_has_no_form(endpoint: Endpoint) -> None:
 def test_describe(token: bytes, expected: str) -> None:
     """A log line cannot be forged, coloured, reversed or blown up by a token."""
     assert expected == describe(token)
+
+
+@pytest.mark.parametrize(
+    ("token", "number", "expected"),
+    [
+        (b"Cookie: msts=3735928559", 3735928559, "number"),
+        (b"cookie: MSTS=0 ", 0, "number"),
+        (b"Cookie: msts=4294967296", None, "opaque"),
+        (b"Cookie: msts=3640205228.15629.0000", None, "address"),
+        (b"Cookie: msts=3735928559.", None, "opaque"),
+        (b"Cookie: msts=host:3389", None, "opaque"),
+        (b"tsv://MS Terminal Services Plugin.1.COLLECTION", None, "opaque"),
+    ],
+)
+def test_a_number_that_only_its_maker_understands(token: bytes, number: int | None, expected: str) -> None:
+    """One u32 and nothing else: GNOME Remote Desktop's."""
+    assert (number, expected) == (msts_number(token), kind(token))

@@ -1,0 +1,92 @@
+"""Farms of GNOME Remote Desktop: each login is redirected twice, by a number that its host alone knows."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from rdpbalancer.lab.channel import LabError
+from rdpbalancer.lab.client import LabClient
+from rdpbalancer.lab.handover import Handovers
+from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.population import Visit, user_names
+from tests.support.house import House, Vip, labs
+
+LOGINS = 1000
+# Of whom so many log in at once: a login is three connections, and all have to be open on this machine.
+AT_ONCE = 100
+
+
+def own_address(number: int) -> str:
+    """Return an address of loopback for each user."""
+    return f"127.{1 + number // 62500}.{1 + number // 250 % 250}.{1 + number % 250}"
+
+
+async def logins(vip: Vip, users: Sequence[str], *, at_once: int, apart: bool) -> list[Visit]:
+    """Have users log in and stay, each from an address of its own or all from one; return where they are."""
+    door = asyncio.Semaphore(at_once)
+    clients: list[LabClient] = []
+
+    async def one(number: int, user: str) -> Visit:
+        source = own_address(number) if apart else None
+        client = LabClient(vip.endpoint, Opening(cookie=user), source=source, timeout_s=30)
+        clients.append(client)
+        async with door:
+            await client.open()
+            return Visit(user, await client.login(user))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(number, user)) for number, user in enumerate(users)]
+        return [task.result() for task in tasks]
+    finally:
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.parametrize("renumber", [False, True])
+@pytest.mark.timeout(120)
+async def test_a_thousand_logins_arrive(house: House, *, renumber: bool) -> None:
+    """Each user, from an address of its own, is on a desktop of the host that has greeted it."""
+    async with labs(3, behaviour="gnome") as servers:
+        for server in servers:
+            server.handovers = Handovers(server.clock, renumber=renumber)
+        vip = await house.serve(servers, limits={"per_source": {"half_open": 4096}})
+        visits = await logins(vip, user_names(LOGINS), at_once=AT_ONCE, apart=True)
+        landed = Counter(visit.landing.server for visit in visits if visit.landing)
+        assert LOGINS == sum(landed.values())
+        assert {2} == {visit.landing.redirects for visit in visits if visit.landing}
+        assert LOGINS == sum(server.counters.logins for server in servers)
+
+
+@pytest.mark.timeout(120)
+async def test_an_office_behind_one_address_arrives(house: House) -> None:
+    """Fifty users from one address within a minute: wrong hosts say so, and the next one is asked."""
+    async with labs(10, behaviour="gnome") as servers:
+        vip = await house.serve(servers)
+        visits = await logins(vip, user_names(50), at_once=50, apart=False)
+        assert 50 == sum(visit.landing is not None for visit in visits)
+        assert 50 == sum(server.counters.logins for server in servers)
+        rows = await vip.sessions()
+        assert {"token"} == {row["reason"] for row in rows}
+        assert {"rdp-cookie"} == {row["method"] for row in rows}, (
+            "each keeps a first connection's binding alive"
+        )
+        refused = sum(server.counters.unknown_tokens for server in servers)
+        assert refused == await vip.count("routing_tokens_searched_total")
+
+
+async def test_a_made_up_token_is_refused(house: House) -> None:
+    """Each host is asked once; none is held to have failed."""
+    async with labs(3, behaviour="gnome") as servers:
+        vip = await house.serve(servers)
+        client = LabClient(vip.endpoint, Opening(token=b"Cookie: msts=3735928559"))
+        with pytest.raises(LabError, match="0x80") as caught:
+            await client.open()
+        assert "not-confirmed" == caught.value.code
+        client.close()
+        assert [1, 1, 1] == [server.counters.unknown_tokens for server in servers]
+        (failed,) = house.events("connection_failed", service=vip.name)
+        assert ("token-unknown", "client") == (failed["reason"], failed["fault"])
+        assert [] == house.events("server_failed", service=vip.name)
