@@ -1,4 +1,4 @@
-"""Values that every room of the house shares. They hold no behaviour beyond showing themselves."""
+"""Types that all packages share. They hold no behaviour beyond showing themselves."""
 
 from collections.abc import Iterator
 from enum import StrEnum

@@ -102,12 +102,12 @@ def _wait_upgraded(context: click.Context, generation: int) -> dict[str, Any]:
             if status["generation"] > generation and status["status"] == "running" and not left:
                 return status
             giving = output.counted(left, "relay is giving its", "relays are giving their")
-            progress = f"{giving} sessions away" if left else "the router is changing"
+            progress = f"{giving} sessions away" if left else "the router is being replaced"
         if progress != told and not context.obj["quiet"] and sys.stderr.isatty():
             print(f"{progress} ...", file=sys.stderr)
         told = progress
         time.sleep(_POLL_S)
-    output.complain("the upgrade has not come to its end; `rdpbalancer status` shows how far it is")
+    output.complain("timed out: the upgrade goes on, and `rdpbalancer status` shows how far it is")
     sys.exit(output.EXIT_WAIT_RAN_OUT)
 
 

@@ -1,7 +1,8 @@
 """Routing: a request, the farm as it is, and a binding, to the server that should get the connection.
 
-The order is that of the behaviour contract: routing token, binding, scheduler, backup servers, queue. Nothing
-here waits or remembers; a connection whose server fails asks again, with that server among `tried`.
+The order is that of docs/explanation/how-a-connection-is-placed.md: routing token, binding, scheduler, backup
+servers, queue. Nothing here waits or remembers; a connection whose server fails asks again, with that server
+among `tried`.
 """
 
 from collections.abc import Collection, MutableMapping, Sequence

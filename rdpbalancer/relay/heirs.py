@@ -20,7 +20,7 @@ _MOVES_AT_ONCE = 16
 
 
 class _Move(msgspec.Struct, eq=False):
-    """Up to `left` more sessions go from `origin` to `heir`; `brought` have come.
+    """Up to `left` more sessions are to migrate from `origin` to `heir`; `brought` have arrived.
 
     `line`: the giving end, until the heir has said that it holds the other.
     """

@@ -149,7 +149,7 @@ class Giving:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes a session now. One that stands still, because the heir is slow, is enough."""
+        """Whether it takes a session now: while the heir is slow, at most one session is queued unsent."""
         return self.left > 0 and not (self._line.closed or self._line.backlog)
 
     @property

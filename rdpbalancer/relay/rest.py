@@ -11,7 +11,7 @@ import select
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-# Sessions that stir in one turn of the loop are handled before others get theirs; more come in the next turn.
+# Idle sessions that become readable: so many are handled in one turn of the loop, the rest in the next turns.
 _STIRRED_PER_TURN = 64
 
 

@@ -180,7 +180,7 @@ class Sessions:
             answer = await self._connect(conn)
             await self._hand_over(conn, answer)
         except (NoServerError, ServerError) as error:
-            # An X.224 Disconnect Request makes clients give up after one try; see protocol notes in docs.
+            # An X.224 Disconnect Request has clients show an error at once; a refusal would make them retry.
             goodbye = DISCONNECT if conn.service.mode is Mode.RDP else b""
             self._failed(conn, error)
         except RefusedError as refusal:

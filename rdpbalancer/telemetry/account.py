@@ -12,7 +12,7 @@ from rdpbalancer.telemetry.metrics import Metrics
 
 
 class SessionClosed(logs.Line, kw_only=True):
-    """The log line of a session, in the contract's order."""
+    """The log line of a session, in the order of docs/reference/logs.md."""
 
     event: str = "session_closed"
     session: str
@@ -149,7 +149,7 @@ class Account:
         """A connection did not become a session."""
         self._metrics.handshakes.labels(service, "failed").inc()
         self._metrics.handshake_failures.labels(service, error.code).inc()
-        # Scanners fail all day long; a user who is known by name and failed is somebody on the phone.
+        # Scanners fail all day long; a known user who failed is likely to call support.
         level = self._log.warning if user is not None or error.try_another_server else self._log.debug
         level(
             "connection_failed",

@@ -93,7 +93,7 @@ class Metrics:
             "server_negotiation_failures", "RDP_NEG_FAILURE answers passed on", (*_SERVER, "code")
         )
         self.health_checks = self._counter("health_checks", "Health checks", (*_SERVER, "result"))
-        self.agent_failures = self._counter("agent_failures", "Questions the agent left open", _SERVER)
+        self.agent_failures = self._counter("agent_failures", "Agent checks without an answer", _SERVER)
         self.agent_ignored_words = self._counter(
             "agent_ignored_words", "Words of the agent that are not of the grammar", _SERVER
         )
@@ -243,7 +243,7 @@ def _server_families(state: StateSnapshot) -> Iterable[Metric]:
     yield _family("server_up", "Whether the server is up", _SERVER, {s.id: int(s.up) for s in servers})
     yield _family(
         "server_state",
-        "What is wanted of the server: 1 for the state it is in",
+        "Administrative state of the server: 1 for the state it is in",
         (*_SERVER, "state"),
         {(*s.id, intent.value): int(s.state is intent) for s in servers for intent in Intent},
     )

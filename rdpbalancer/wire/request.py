@@ -1,6 +1,6 @@
 """The first packet of a client: an X.224 Connection Request, perhaps behind a preconnection PDU.
 
-The framing is judged byte by byte, so that a stranger is refused at the first byte that proves him one.
+The framing is judged byte by byte, so that a stranger is refused at the first byte that cannot be RDP.
 What a complete frame carries is read with good will: the server gets the request as it came and decides,
 so an oddity inside consistent framing yields a field of `None`, not an error.
 """

@@ -1,4 +1,4 @@
-"""Routing, rule by rule, in the order of the behaviour contract."""
+"""Routing, rule by rule, in the order of docs/explanation/how-a-connection-is-placed.md."""
 
 import random
 from dataclasses import replace

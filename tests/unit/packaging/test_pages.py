@@ -18,6 +18,8 @@ from tests.unit.packaging.test_metrics_page import exposed_names
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _PROMPT = re.compile(r"^[$#] (.*)$", re.MULTILINE)
 _METRIC = re.compile(r"\brdpbalancer_[a-z0-9_]+\b")
+_MAKE = re.compile(r"(?:`|^\$ |^)make ([a-z][a-z-]*)", re.MULTILINE)
+_FILE = re.compile(r"`((?:rdpbalancer|tests|benchmarks|config|docs|requirements|\.ci)/[\w./*-]+)`")
 # Words before the program's name: who runs it, and where.
 _PREFIXES: Final = re.compile(r"^(?:sudo |docker exec \S+ |\S*/(?=rdpbalancer ))+")
 
@@ -128,6 +130,29 @@ def test_every_page_is_in_the_index() -> None:
         if page.name != "README.md":
             title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
             assert f"[{title}]({page.relative_to(DOCS)})" in index, page.name
+
+
+def test_decisions_are_numbered_once_and_listed_in_order() -> None:
+    """Two branches may each take the next number: the second one to be merged takes another."""
+    pages_ = sorted((DOCS / "decisions").glob("*.md"))
+    numbers = [page.name[:4] for page in pages_]
+    assert sorted(set(numbers)) == numbers
+    for page, number in zip(pages_, numbers, strict=True):
+        assert page.read_text(encoding="utf-8").startswith(f"# {number} "), page.name
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert numbers == re.findall(r"^- \[(\d{4}) .*\]\(decisions/", index, re.MULTILINE)
+
+
+# ---- names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_files_and_targets_that_are_named_exist(page: Path) -> None:
+    """A file of the repository, or a target of the Makefile, that was renamed is renamed in the text too."""
+    text = page.read_text(encoding="utf-8")
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert set() == set(_MAKE.findall(text)) - set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    assert [] == [path for path in _FILE.findall(text) if not any(REPOSITORY.glob(path))]
 
 
 # ---- metrics -------------------------------------------------------------------------------------------

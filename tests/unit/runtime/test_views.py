@@ -16,7 +16,7 @@ from rdpbalancer.telemetry.metrics import ServerGauges
 from tests.unit.core.farms import ALICE, SERVICE, server_status
 from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of, sid
 
-# Section 5 of the behaviour contract; more keys may follow.
+# As documented in docs/reference/control-protocol.md; more keys may follow.
 CONTRACT = {
     "servers": {
         *("service", "name", "address", "state", "health", "weight", "effective_weight", "sessions"),

@@ -18,7 +18,7 @@ def account(how: str = "plain") -> Account:
 
 
 def test_the_record_of_a_session(log: io.StringIO) -> None:
-    """Every field of the contract, by its name, in base units, rounded to what was measured."""
+    """Every documented field, by its name, in base units, rounded to what was measured."""
     account().closed(RECORD)
     (line,) = lines(log)
     assert ("info", "session_closed") == (line.pop("level"), line.pop("event"))

@@ -441,7 +441,7 @@ def test_from_a_full_disk_one_can_move_to_another(tmp_path: Path) -> None:
 
 
 def test_records_of_a_turn_are_one_write() -> None:
-    """In the contract's order, each a whole line."""
+    """In the documented order, each a whole line."""
 
     async def scene() -> None:
         stream = to()

@@ -21,7 +21,7 @@ from tests.unit.telemetry.samples import END, FACTS, RECORD, facts
 TS1 = ServerId("ts-cluster", "ts1")
 OF_SERVICE, SERVER = {"service"}, {"service", "server"}
 
-# Section 6 of the behaviour contract: metric name without the prefix, and its labels.
+# As documented in docs/reference/metrics.md: metric name without the prefix, and its labels.
 CONTRACT: dict[str, set[str]] = {
     "build_info": {"version", "python"},
     "sessions_current": SERVER,
