@@ -1,6 +1,17 @@
 """What holds for every test."""
 
+import signal
+
 import pytest
+
+
+def pytest_configure() -> None:
+    """Let SIGINT count, here and in what the tests start.
+
+    A shell's background job, as some continuous integrations run theirs, ignores it, and so do its children.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -42,11 +42,18 @@ class Interpreter:
 
 def runs(command: Sequence[str], version: str) -> bool:
     """Return whether the command is a Python of that version."""
+    return not _problem(command, version)
+
+
+def _problem(command: Sequence[str], version: str) -> str:
+    """Return why the command is no Python of that version; empty: it is one."""
     try:
         done = subprocess.run([*command, "-c", _SAY], check=False, capture_output=True, text=True, timeout=60)
-    except OSError:
-        return False
-    return (done.returncode, done.stdout.strip()) == (0, version)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    return "" if done.stdout.strip() == version else f"it is {done.stdout.strip()}"
 
 
 def find(version: str) -> Interpreter | None:
@@ -82,4 +89,7 @@ def install(version: str, folder: Path, repository: Path) -> Interpreter | str:
         if failed or not root.exists():
             shutil.rmtree(root, ignore_errors=True)
             return f"Debian {release} cannot be installed: {''.join(failed)}"
-    return there if runs(there.command(), version) else f"Debian {release} has another Python now"
+    problem = _problem(there.command(), version)
+    return (
+        f"Debian {release} was installed, but its Python does not run here: {problem}" if problem else there
+    )

@@ -6,6 +6,7 @@ import pytest
 
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import listen
+from tests.support.processes import free_port
 
 FAMILIES = [("127.0.0.1", "0.0.0.0"), ("::1", "::")]
 
@@ -28,7 +29,8 @@ def connecting(family: int, address: tuple[str, int]) -> socket.socket:
 def test_a_connection_that_comes_while_a_listener_is_replaced(hosts: tuple[str, str]) -> None:
     """The old listener ignores it, and the new one takes it; closing the old one resets nobody."""
     narrow, wide = hosts
-    with listen.tcp(Endpoint(narrow, 0)) as old:
+    # Not port 0: what the kernel gives for one address may be in use on another.
+    with listen.tcp(Endpoint(narrow, free_port("0.0.0.0"))) as old:
         address = old.getsockname()[:2]
         with listen.tcp(Endpoint(wide, address[1]), beside=[old]) as new:
             listen.ignore_new(old)
