@@ -3,19 +3,21 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rdpbalancer.cli.escape import escaped
 from rdpbalancer.lab.opening import Opening
 from rdpbalancer.lab.population import Visit, storm, user_names
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from tests.support import terminal
 from tests.support.balancer import Balancer
+from tests.support.processes import free_ports
 from tests.support.terminal import Done
 from tests.support.wait import wait_until_async
 
@@ -144,3 +146,71 @@ async def test_servers_are_emptied_and_users_told(farm: Farm) -> None:
     assert (0, True) == (empty.status, "drain (0 sessions)" in empty.out), empty.out
     events = await farm.see("show", "events", "--level", "info")
     assert "kicked 400 sessions" in events.out
+
+
+@pytest.mark.slow
+async def test_the_queue_the_events_and_addresses_of_ipv6(tmp_path: Path) -> None:
+    """Users with long, wide and hostile names who come by IPv6 and wait: all of it is whole."""
+    users = [*STRANGE, "c" * 60 + "\\" + "d" * 25]
+    (port,) = free_ports(1)
+    name = "terminal-server-with-a-name-as-long-as-those-of-some-clouds-001"
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(LabServer(host="::1", name="ts"))
+        service = {
+            "name": "virtual-service-of-the-frankfurt-office",
+            "listen": f"[::1]:{port}",
+            "real_servers": [{"name": name, "address": str(server.endpoint), "max_connections": 1}],
+            "timeouts": {"queue": "60s"},
+        }
+        balancer = Balancer(tmp_path, [service], level="warning")
+        await asyncio.to_thread(balancer.start)
+        farm = Farm(balancer)
+        crowds = []
+        try:
+            await asyncio.to_thread(balancer.wait_usable, 1)
+            endpoint = balancer.endpoint(str(service["name"]))
+            for count, (user, cookie) in enumerate([("nobody", ""), *zip(users, users, strict=True)]):
+                crowd = storm(
+                    endpoint, [user], 1, random.Random(1), asyncio.Event(),
+                    opening=_opening(cookie or None), timeout_s=60,
+                )  # fmt: skip
+                crowds.append(spawn(crowd, name=user))
+                await _until_there(farm, sessions=1, queue=count)
+            await asyncio.to_thread(balancer.cli, "weight", name, "50", "--reason", "用户 " * 30)
+            queue = await farm.rows("show", "queue")
+            bindings = await farm.rows("show", "persistence")
+            sessions = await farm.rows("show", "sessions")
+            assert (users, ["source-ip"]) == (
+                [row["user"] for row in queue],
+                [row["method"] for row in bindings],
+            )
+            wanted = {
+                "queue": [*(row["client"] for row in queue), *map(escaped, users)],
+                "persistence": [*(row["key"] for row in bindings), name],
+                "sessions": [sessions[0]["id"], sessions[0]["client"], name],
+                "servers": [name, str(server.endpoint), "用户"],
+                "events": [f"{service['name']}/{name}", "用户"],
+                "services": [service["name"], service["listen"]],
+            }
+            for what, words in wanted.items():
+                done = await farm.see("show", what)
+                assert (0, "") == (done.status, done.err)
+                assert [] == [word for word in words if word not in done.out.split()], done.out
+                assert done.out.replace("\n", "").isprintable()
+        finally:
+            await cancel_and_wait(*crowds)
+            await asyncio.to_thread(balancer.stop)
+
+
+def _opening(cookie: str | None) -> Callable[[str], Opening]:
+    """Open with this cookie, whatever the user is called."""
+    return lambda _user: Opening(cookie=cookie)
+
+
+async def _until_there(farm: Farm, *, sessions: int, queue: int) -> None:
+    """Wait until so many are served and so many wait."""
+    async with asyncio.timeout(20):
+        while True:
+            (service,) = await farm.rows("show", "services")
+            if (sessions, queue) == (service["sessions"], service["queue"]):
+                return
