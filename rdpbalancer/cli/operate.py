@@ -44,20 +44,34 @@ def _socket_of(config: Path, otherwise: Path) -> Path:
     help="Reload the service that runs with this file, wherever its runtime_dir is.",
 )
 @click.option("--wait", is_flag=True, help="Return when every new server has been checked.")
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
 @reason_option
 @json_option
 @click.pass_context
 def reload_config(
-    context: click.Context, config: Path | None, *, wait: bool, reason: str | None, as_json: bool
+    context: click.Context,
+    config: Path | None,
+    *,
+    wait: bool,
+    dry_run: bool,
+    reason: str | None,
+    as_json: bool,
 ) -> None:
     """Read the configuration anew and apply what differs, whole or not at all."""
+    if dry_run and (wait or reason is not None):
+        raise click.UsageError(
+            "--dry-run changes nothing: there is nothing to wait for, and nothing to explain"
+        )
     if config is not None:
         context.obj["socket"] = _socket_of(config, context.obj["socket"])
-    changes = ask(context, "reload", timeout_s=_RELOAD_S, **given(reason=reason))
+    how = {"dry_run": True} if dry_run else given(reason=reason)
+    changes = ask(context, "reload", timeout_s=_RELOAD_S, **how)
     while wait and any(row["health"] == "checking" for row in ask(context, "servers")):
         time.sleep(_POLL_S)
     if as_json:
         output.print_json(changes)
+    elif dry_run:
+        output.say(f"dry run, nothing was changed; {changes_text(changes)}")
     elif not context.obj["quiet"]:
         output.say(f"reloaded; {changes_text(changes)}")
 

@@ -80,6 +80,16 @@ class Reloader:
         async with self._one_at_a_time:
             return
 
+    async def dry_run(self) -> dict[str, Any]:
+        """Return what a reload would change. Raises ConfigurationError where it would; changes nothing.
+
+        New addresses are not tried: to listen, even for a moment, would take connections that nobody serves.
+        """
+        farm = farm_of((await self._read()).settings)
+        before = self._router.dispatcher.farm
+        changes = diff(before, farm)
+        return _described(changes=changes, said=details(changes, before, farm))
+
     async def reload_quietly(self) -> None:
         """Reload on a signal: whoever sent it reads the result in the log."""
         try:
@@ -100,9 +110,7 @@ class Reloader:
 
     async def _reload(self) -> dict[str, Any]:
         router = self._router
-        read = partial(active_file.read, self._path, environ=os.environ)
-        fresh = await asyncio.get_running_loop().run_in_executor(self._thread, read)
-        router.refuse_running_changes(fresh)
+        fresh = await self._read()
         logs.check_file(fresh.settings.global_.log.file)
         users = router.user_names(fresh.settings)
         farm = farm_of(fresh.settings)
@@ -117,6 +125,12 @@ class Reloader:
         await router.doors.apply(fresh.settings)
         await self._settle()
         return _described(changes, details(changes, before, farm))
+
+    async def _read(self) -> Active:
+        read = partial(active_file.read, self._path, environ=os.environ)
+        fresh = await asyncio.get_running_loop().run_in_executor(self._thread, read)
+        self._router.refuse_running_changes(fresh)
+        return fresh
 
     async def _prepare_and_commit(self, fresh: Active) -> None:
         number = next(self._numbers)

@@ -437,7 +437,9 @@ class Router:
     async def _ping(self) -> str:
         return "pong"
 
-    async def _reload(self, *, reason: str = "", actor: str = "") -> dict[str, Any]:
+    async def _reload(self, *, dry_run: bool = False, reason: str = "", actor: str = "") -> dict[str, Any]:
+        if dry_run:
+            return await self.reloader.dry_run()
         self.operator.tell("reload", reason=reason, actor=actor)
         return await self.reloader.reload()
 

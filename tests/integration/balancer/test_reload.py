@@ -127,6 +127,33 @@ async def test_a_service_may_take_over_anothers_address(house: House) -> None:
         assert "alice" == (await vip.wait_records(1))[0]["user"]
 
 
+@pytest.mark.parametrize("house", [0, 1], indirect=True)
+async def test_a_dry_run_says_what_would_change_and_changes_nothing(house: House) -> None:
+    """The words of a reload, also of a file with a mistake; neither farm nor metrics nor log are touched."""
+    async with labs(3) as servers:
+        vip = await house.serve(servers[:2])
+        good = house.configuration.read_text()
+        before = {name: (row["weight"], row["address"]) for name, row in (await vip.servers()).items()}
+        (last, *_) = (await house.ask("events"))[-1:]
+        vip.description["real_servers"] = [real_server(servers[2]), real_server(servers[1], weight=7)]
+        house.write_configuration()
+        good_run = await house.command("reload", "--dry-run")
+        house.configuration.write_text(good.replace('"name"', '"nane"'))
+        bad_run = await house.command("reload", "--dry-run")
+        house.configuration.write_text(good)
+        assert (0, "") == (good_run.returncode, good_run.stderr)
+        for change in (
+            f"1 server added: {vip.name}/ts3",
+            f"1 server removed: {vip.name}/ts1",
+            f"1 server changed: {vip.name}/ts2 (weight 100 -> 7)",
+        ):
+            assert change in good_run.stdout
+        assert (78, True) == (bad_run.returncode, "unknown key" in bad_run.stderr)
+        after = {name: (row["weight"], row["address"]) for name, row in (await vip.servers()).items()}
+        assert (before, [last]) == (after, (await house.ask("events"))[-1:])
+        assert [({}, 1.0)] == (await house.scrape())["rdpbalancer_config_last_reload_successful"]
+
+
 async def test_a_bad_file_changes_nothing(house: House) -> None:
     """Every error with file, line and column, exit status 78; what runs goes on as it was."""
     async with labs(1) as servers:

@@ -41,6 +41,21 @@ def test_answers_as_json(tmp_path: Path) -> None:
     assert answer == done.json
 
 
+def test_a_dry_run_says_what_a_reload_would_change(tmp_path: Path) -> None:
+    """Which is what was asked for: also with --quiet."""
+    done, service = run(tmp_path, "--quiet", "reload", "--dry-run", reload=[{"servers_removed": ["ts/ts3"]}])
+    assert (0, "dry run, nothing was changed; 1 server removed: ts/ts3\n") == (done.status, done.out)
+    assert [("reload", {"dry_run": True})] == service.asked
+
+
+@pytest.mark.parametrize("more", [["--wait"], ["--reason", "patch night"]])
+def test_a_dry_run_waits_for_nothing_and_has_no_reason(tmp_path: Path, more: list[str]) -> None:
+    """Refused before the service is asked."""
+    done, service = run(tmp_path, "reload", "--dry-run", *more)
+    assert (2, []) == (done.status, service.asked)
+    assert "--dry-run changes nothing" in done.err
+
+
 def test_a_reload_can_wait_for_the_new_servers(tmp_path: Path) -> None:
     """Until none is being checked for the first time."""
     done, service = run(
