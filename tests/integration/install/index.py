@@ -9,8 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 
-def wheel(name: str, version: str, *, requires: tuple[str, ...] = (), main: str = "") -> tuple[str, bytes]:
-    """Return the file name and the bytes of a wheel with one package, of the distribution's name."""
+def wheel(
+    name: str, version: str, *, requires: tuple[str, ...] = (), main: str = "", programs: tuple[str, ...] = ()
+) -> tuple[str, bytes]:
+    """Return the file name and the bytes of a wheel with one package, of the distribution's name.
+
+    `main`: its `__main__` module; each of the `programs` runs `main()` of that.
+    """
     info = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {need}\n" for need in requires)
     files = {
@@ -20,6 +25,9 @@ def wheel(name: str, version: str, *, requires: tuple[str, ...] = (), main: str 
         f"Provides-Extra: more\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
+    if programs:
+        scripts = "".join(f"{program} = {name}.__main__:main\n" for program in programs)
+        files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{scripts}"
     record = "".join(
         f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()},"
         f"{len(text.encode())}\n"

@@ -17,7 +17,11 @@ from tests.integration.install.index import Index, wheel
 REPOSITORY: Final = Path(__file__).parents[3]
 _PYTHON: Final = str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]
 _SAY_ARGUMENTS: Final = "import sys; print('pytest', *sys.argv[1:])"
+_SAY_COMMAND: Final = (
+    "import os, sys\ndef main(): print(os.path.basename(sys.argv[0]), *sys.argv[1:], flush=True)\n"
+)
 _RUNTIME: Final = {"alpha", "beta", "gamma"}
+_DEVELOPERS: Final = {*_RUNTIME, "pytest", "linters"}
 
 
 class Clone:
@@ -44,8 +48,10 @@ class Clone:
         ]
         pytest_ = index.add(wheel("pytest", "1.0", requires=("beta[more]>=1.0",), main=_SAY_ARGUMENTS))
         self.lock("runtime").write_text("".join(runtime))
-        self.lock("dev").write_text("".join([*runtime, pytest_]))
-        for name in (*sorted(_RUNTIME), "pytest"):
+        programs = ("ruff", "mypy", "lint-imports")
+        linters = index.add(wheel("linters", "1.0", main=_SAY_COMMAND, programs=programs))
+        self.lock("dev").write_text("".join([*runtime, pytest_, linters]))
+        for name in sorted(_DEVELOPERS):
             index.add(wheel(name, "1.1", requires=("delta",)))
             index.add(wheel(name, "2.0", requires=("delta",)))
 
@@ -124,13 +130,17 @@ def _installs_exactly_the_locks(clone: Clone) -> None:
     demo = clone.make("demo", "DEMO_ARGS=--once")
     assert (0, "rdpbalancer demo --once with alpha 1.0\n") == (demo.returncode, demo.stdout), demo.stderr
     assert dict.fromkeys(_RUNTIME, "1.0") == clone.installed()
-    tests = clone.make("test-fast")
-    assert 0 == tests.returncode, tests.stdout + tests.stderr
-    called = tests.stdout.splitlines()[-1].split()
-    assert ("pytest", ["tests/unit", "tests/property", "tests/contract"]) == (called[0], called[-3:])
-    assert dict.fromkeys([*_RUNTIME, "pytest"], "1.0") == clone.installed()
-    assert {*_RUNTIME, "pytest"} == set(clone.index.asked)
-    assert {f"{name}-1.0-py3-none-any.whl" for name in (*_RUNTIME, "pytest")} == set(clone.index.fetched)
+    for target, folders in (("test", []), ("test-fast", ["tests/unit", "tests/property", "tests/contract"])):
+        tests = clone.make(target)
+        assert 0 == tests.returncode, tests.stdout + tests.stderr
+        program, *arguments = tests.stdout.splitlines()[-1].split()
+        assert ("pytest", folders) == (program, [word for word in arguments if word.startswith("tests/")])
+    lint = clone.make("lint")
+    said = [line for line in lint.stdout.splitlines() if not line.startswith(".venv")]
+    assert (0, ["ruff check .", "ruff format --check .", "mypy", "lint-imports"]) == (lint.returncode, said)
+    assert dict.fromkeys(_DEVELOPERS, "1.0") == clone.installed()
+    assert _DEVELOPERS == set(clone.index.asked)
+    assert {f"{name}-1.0-py3-none-any.whl" for name in _DEVELOPERS} == set(clone.index.fetched)
 
 
 @pytest.mark.parametrize("which", ["oldest", "newest"])
