@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rdpbalancer.cli.output import ago_text, bytes_text, duration_text
+from rdpbalancer.cli.output import ago_text, bytes_text, counted, duration_text
 from rdpbalancer.cli.table import Column, Row
 
 # ---- in a pipe: added to at the end only, scripts count ------------------------------------------------
@@ -202,7 +202,9 @@ def why(row: Row) -> str:
     """Return why a server is as it is, "" if it is as it should be: up, online, and nobody said a word."""
     spoken = operator_text(row.get("operator") or {})
     well = row["health"] == "up" and row["state"] == "online"
-    return "; ".join(filter(None, ["" if well else str(row["reason"]), spoken]))
+    least = counted(row["min_connections"], "session") if row.get("emptying") else ""
+    full = f"was full, new users again at {least}" if least else ""
+    return "; ".join(filter(None, ["" if well else str(row["reason"]), full, spoken]))
 
 
 def operator_text(operator: Mapping[str, Any]) -> str:

@@ -28,6 +28,9 @@ def facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "role", "backup" if row["backup"] else "ordinary"
     limit = row["max_connections"]
     yield "sessions", f"{row['sessions']} of at most {limit}" if limit else f"{row['sessions']}, no limit"
+    if least := row.get("min_connections"):
+        now = "it has been full and waits for that" if row["emptying"] else "not full since"
+        yield "new users", f"again at {counted(least, 'session')}, once full; {now}"
     yield "waiting", str(row["queue"])
     if "sessions_total" in row:
         traffic = f"{bytes_text(row['bytes_up'])} up, {bytes_text(row['bytes_down'])} down"

@@ -115,7 +115,7 @@ def badness(row: Row) -> int:
         return 1
     agent = row["agent"]
     limit = row["max_connections"]
-    if row["queue"] or (limit and row["sessions"] >= limit):
+    if row["queue"] or row.get("emptying") or (limit and row["sessions"] >= limit):
         return 2
     if row["state"] != "online" or not row["effective_weight"]:
         return 3

@@ -75,6 +75,8 @@ class ServerRow(Row):
     effective_weight: float
     sessions: int
     max_connections: int
+    min_connections: int
+    emptying: bool
     queue: int
     backup: bool
     agent: AgentWord | None

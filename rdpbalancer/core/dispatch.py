@@ -71,6 +71,8 @@ class Dispatcher:
         self._services: dict[str, _ServiceState] = {}
         self._shares = Shares()
         self._redirections = Redirections()
+        self._with_minimum: set[ServerId] = set()
+        self._emptying: set[ServerId] = set()
         self._open_store = open_store
         self._rng = rng
         self._now = 0.0
@@ -79,7 +81,7 @@ class Dispatcher:
 
     def apply(self, farm: Farm, *, now: float) -> None:
         """Take a new farm into use. What is known of servers and services that stay is kept."""
-        self.farm = farm
+        before, self.farm = self.farm, farm
         self._apply_services(now)
         servers = farm.servers()
         for server in [server for server in self.statuses if server not in servers]:
@@ -92,7 +94,17 @@ class Dispatcher:
                     del kept[gone]
         for state in self._services.values():
             state.views = None
+        self._apply_minimums(before)
         self.look_again(farm.services, now=now)
+
+    def _apply_minimums(self, before: Farm) -> None:
+        servers, earlier = self.farm.servers(), before.servers()
+        self._with_minimum = {server.id for server in servers.values() if server.min_connections}
+        self._emptying &= self._with_minimum
+        for server in self._with_minimum:
+            if server in earlier and earlier[server].max_connections < servers[server].max_connections:
+                self._emptying.discard(server)  # it was full by another measure
+            self._judge_filling(server)
 
     def _apply_services(self, now: float) -> None:
         for name, service in self.farm.services.items():
@@ -125,6 +137,22 @@ class Dispatcher:
         """Record a status that changes no decision (a count, a reason in words)."""
         self.statuses[server] = status
         self._services[server.service].views = None
+        if server in self._with_minimum:
+            self._judge_filling(server)
+
+    def _judge_filling(self, server_id: ServerId) -> None:
+        """Note whether a server with a `min_connections` takes new users, before anybody asks."""
+        server, was = self.farm.server(server_id), server_id in self._emptying
+        if server is None:
+            return
+        sessions = self.ledger.sessions_on(server_id)
+        if st.emptying(server, self.statuses[server_id], sessions=sessions, was=was) is not was:
+            self._emptying ^= {server_id}
+            self._services[server_id.service].views = None
+
+    def is_emptying(self, server: ServerId) -> bool:
+        """Whether the server has been full and waits for its sessions to fall to `min_connections`."""
+        return server in self._emptying
 
     def look_again(self, services: Iterable[str], *, now: float) -> None:
         """The farm has changed: give free places to who waits, and let those ask again who wait in vain."""
@@ -178,7 +206,12 @@ class Dispatcher:
         weight = self._weight(service, server, now)
         ledger = self.ledger
         return View(
-            server, self.statuses[server.id], ledger.load(server.id), weight, ledger.burden(server.id)
+            server,
+            self.statuses[server.id],
+            ledger.load(server.id),
+            weight,
+            ledger.burden(server.id),
+            emptying=server.id in self._emptying,
         )
 
     def _weight(self, service: VirtualService, server: RealServer, now: float) -> float:
@@ -427,6 +460,8 @@ class Dispatcher:
     def open(self, lease: Lease, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
         """A relay takes the session: its place is a session's from now on."""
         session = self.ledger.open(lease, facts, relay=relay, place=place)
+        if lease.server in self._with_minimum:
+            self._judge_filling(lease.server)
         self._remember(facts)
         return session
 
@@ -469,6 +504,8 @@ class Dispatcher:
     def restore(self, facts: SessionFacts, *, relay: int, place: object, now: float) -> LiveSession:
         """A relay holds this session already: enter it, and pin its binding."""
         session = self.ledger.restore(facts, relay=relay, place=place)
+        if facts.server_id in self._with_minimum:
+            self._judge_filling(facts.server_id)
         self._remember(facts)
         state = self._services.get(facts.service)
         if state is not None and (key := facts.binding_key) is not None:
@@ -531,6 +568,8 @@ class Dispatcher:
 
     def _place_freed(self, server_id: ServerId) -> None:
         """Give a freed place to the first in the queue whom it suits."""
+        if server_id in self._with_minimum:
+            self._judge_filling(server_id)
         state = self._services.get(server_id.service)
         if state is None or not len(state.line):
             return
@@ -545,7 +584,8 @@ class Dispatcher:
             if view.full or not view.takes_token:
                 return
             after = goes_before(view, views)
-            waiter = line.next_for(server_id, takes_new=view.takes_new, after=after)
+            takes_new = view.takes_new and view.has_room
+            waiter = line.next_for(server_id, takes_new=takes_new, after=after)
             if waiter is None:
                 return
             waiter.grant(self.ledger.lease(server_id, None))

@@ -42,12 +42,17 @@ class AgentPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RealServer:
-    """One terminal server as configured. `token_addresses`: further addresses a routing token may name."""
+    """One terminal server as configured. `token_addresses`: further addresses a routing token may name.
+
+    `max_connections` 0: no limit. `min_connections`: once full, the server takes new users again when it has
+    no more sessions than that; 0: as soon as there is a place.
+    """
 
     id: ServerId
     address: Endpoint
     weight: int = DEFAULT_WEIGHT
     max_connections: int = 0
+    min_connections: int = 0
     backup: bool = False
     token_addresses: tuple[Endpoint, ...] = ()
     health: HealthPolicy = HealthPolicy()

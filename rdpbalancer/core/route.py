@@ -24,7 +24,7 @@ class View:
     What follows from configuration and status is worked out once, when the view is made: a farm has tens of
     servers and thousands of decisions a second, and statuses change now and then. `load`, `burden` and
     `weight` (during slow start) are set anew for each decision. `load` counts connections, for the limit;
-    `burden` is what schedulers count (`core.burden`), None: the same.
+    `burden` is what schedulers count (`core.burden`), None: the same. `emptying`: `core.status.emptying`.
     """
 
     server: RealServer
@@ -32,6 +32,7 @@ class View:
     load: int
     weight: float
     burden: int | None = None
+    emptying: bool = False
     takes_new: bool = field(init=False)
     takes_bound: bool = field(init=False)
     takes_token: bool = field(init=False)
@@ -54,6 +55,11 @@ class View:
     def full(self) -> bool:
         """Whether every place is taken or reserved."""
         return bool(self.capacity) and self.load >= self.capacity
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is a place for a new user: not for those who are bound, or named by a token."""
+        return not self.emptying and not self.full
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -198,7 +204,7 @@ def _by_scheduler(
         if not untried:
             continue
         ask = Ask(query.source, state.rng, state.wheel, state.turns)
-        free = [Choice(view.server.id, view.weight, view.carried) for view in untried if not view.full]
+        free = [Choice(view.server.id, view.weight, view.carried) for view in untried if view.has_room]
         chosen = SCHEDULERS[service.scheduler](free, ask)
         if chosen is None:
             return Wait(None)

@@ -144,3 +144,15 @@ def capacity(server: RealServer, status: ServerStatus) -> int:
     if status.agent.max_connections is not None:
         return status.agent.max_connections
     return server.max_connections
+
+
+def emptying(server: RealServer, status: ServerStatus, *, sessions: int, was: bool) -> bool:
+    """Whether the server has been full and takes no new users before it has fallen to `min_connections`.
+
+    `sessions` that it has, without places that are reserved: a login that fails fills no server. `was`: the
+    answer of before.
+    """
+    most = capacity(server, status)
+    if not server.min_connections or not most:
+        return False
+    return sessions >= most or (was and sessions > server.min_connections)

@@ -174,6 +174,8 @@ class Views:
             effective_weight=round(weight, 2),
             sessions=self._dispatcher.ledger.sessions_on(server.id),
             max_connections=st.capacity(server, status),
+            min_connections=server.min_connections,
+            emptying=self._dispatcher.is_emptying(server.id),
             queue=self._dispatcher.queue_length(service.name, server.id),
             backup=server.backup,
             agent=_agent(server, status, now),

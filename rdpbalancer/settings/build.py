@@ -53,6 +53,7 @@ def _server(service: schema.VirtualService, server: schema.RealServer) -> RealSe
         address=server.address,
         weight=server.weight,
         max_connections=server.max_connections,
+        min_connections=server.min_connections,
         backup=server.backup,
         token_addresses=server.token_addresses,
         health=_health(server.health_check),

@@ -33,8 +33,22 @@ def _service_problems(service: Mapping) -> Iterator[Problem]:
     yield from _duplicates(list(methods), "the method", "an earlier entry of this list")
     yield from _duplicates([at(server, "name") for server in servers], "the name", "another real server")
     yield from _address_conflicts(servers)
+    for server in servers:
+        yield from _threshold_problems(server)
     if _text(service.get("mode")) == Mode.TCP:
         yield from _tcp_problems(service, servers)
+
+
+def _threshold_problems(server: Mapping) -> Iterator[Problem]:
+    """Find a `min_connections` that could never be fallen to, or has nothing to fall from."""
+    lower, upper = server.get("min_connections"), server.get("max_connections")
+    least, most = _count(lower), _count(upper)
+    if lower is None or not least:
+        return
+    if most and least >= most:
+        yield _problem(lower, f"{least} is not below max_connections, {most}: a full server never has fewer")
+    elif not most and not isinstance(server.get("feedback_agent"), Mapping):
+        yield _problem(lower, "it has no effect without max_connections: set both, or neither")
 
 
 def _tcp_problems(service: Mapping, servers: list[Mapping]) -> Iterator[Problem]:
@@ -116,6 +130,12 @@ def _endpoint(node: Node, *, names: bool = False, listening: bool = False) -> En
 
 def _text(node: Node | None) -> str | None:
     return node.value if isinstance(node, Scalar) and isinstance(node.value, str) else None
+
+
+def _count(node: Node | None) -> int:
+    """Return a whole number, 0 if it is none: validation says so."""
+    value = node.value if isinstance(node, Scalar) else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _problem(node: Node, message: str) -> Problem:

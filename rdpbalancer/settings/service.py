@@ -258,6 +258,11 @@ class RealServer(Model):
         description="The server's share, relative to the others; 0: only users who are bound to it.",
     )
     max_connections: Count = Field(default=0, description="Sessions at once; 0: no limit.")
+    min_connections: Count = Field(
+        default=0,
+        description="Once the server is full it takes new users again when it has no more sessions than this;"
+        " 0: as soon as there is a place. Those who are bound to it still come.",
+    )
     backup: Switch = Field(default=False, description="Used only when no ordinary server is usable.")
     token_addresses: tuple[IpAddress, ...] = Field(
         default=(),

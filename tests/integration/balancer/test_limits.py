@@ -153,6 +153,32 @@ async def test_half_open_connections_in_all(house: House) -> None:
             house.set_global(limits={"max_half_open": 4096})
 
 
+async def test_min_connections(house: House) -> None:
+    """Once full, a server takes new users again at that many sessions; those who are bound come before."""
+    async with labs(2) as servers, AsyncExitStack() as stack:
+        first, second = servers
+        vip = await house.serve(
+            [real_server(first, max_connections=3, min_connections=1), real_server(second)],
+            scheduler="first-available",
+        )
+        clients = [await hold(stack, vip, f"user{number}") for number in range(3)]
+        assert {"ts1"} == {row["server"] for row in await vip.sessions()}
+        await clients[0].leave()
+        await vip.wait_sessions(2)
+        assert (await vip.servers())["ts1"]["emptying"]
+        shown = (await house.command("show", "server", f"{vip.name}/ts1")).stdout
+        assert "again at 1 session, once full; it has been full and waits for that" in shown
+        await hold(stack, vip, "new1")
+        back = await hold(stack, vip, "user0")
+        on = {row["user"]: row["server"] for row in await vip.sessions()}
+        assert ("ts2", "ts1") == (on["new1"], on["user0"])
+        await back.leave()
+        await clients[1].leave()
+        await vip.wait_sessions(2)
+        await hold(stack, vip, "new2")
+        assert "ts1" == {row["user"]: row["server"] for row in await vip.sessions()}["new2"]
+
+
 @pytest.mark.parametrize("house", [0, 1], indirect=True)
 async def test_the_queue_is_first_come_first_served(house: House) -> None:
     """A full farm makes its users wait, and lets them in in their order."""

@@ -37,6 +37,7 @@ def farms(draw: st.DrawFn) -> list[RealServer]:
         real_server(
             name,
             max_connections=draw(st.sampled_from([1, 1, 2, 3, 0])),
+            min_connections=draw(st.sampled_from([0, 0, 1, 2])),
             weight=draw(st.sampled_from([100, 100, 50, 0])),
             backup=name == "sorry",
         )
@@ -193,7 +194,11 @@ class Places(RuleBasedStateMachine):
         """Let a connection move, and see whether it went where its key is bound."""
         home = self.home(caller)
         ticket = caller.ticket
+        resting = {view.server.id for view in self.views() if view.emptying}
+        bound = caller.key is not None and self.served and self.scene.binding(caller.key) is not None
         move()
+        if caller.go is not None and caller.token is None and not bound:
+            assert caller.go.server not in resting, "a new user on a server that is emptying"
         if caller.lease is not None:
             self.leased.append(caller)
         elif caller.waiter is not None:
@@ -339,7 +344,7 @@ def suits(caller: Caller, view: View, views: Sequence[View]) -> bool:
     assert caller.wanted is not None
     if caller.wanted.server is not None:
         return caller.wanted.server == view.server.id
-    if not view.takes_new or view.server.id in caller.tried:
+    if not view.takes_new or view.emptying or view.server.id in caller.tried:
         return False
     return all(server in caller.tried for server in goes_before(view, views))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rdpbalancer.cli.columns import why
 from tests.support.terminal import PATIENCE_S
 from tests.unit.cli import rows
 from tests.unit.cli.fake import FakeService, command, on_a_terminal
@@ -430,3 +431,17 @@ def test_events_since(tmp_path: Path) -> None:
         assert 0 == command("show", "events", "--since", "1h", service=service).status
     (params,) = service.params("events")
     assert abs(params["since"] / 1000 - (time.time() - 3600)) < 60
+
+
+@pytest.mark.parametrize(("least", "said"), [(1, "1 session"), (20, "20 sessions")])
+def test_a_server_that_was_full_says_when_it_takes_new_users_again(least: int, said: str) -> None:
+    """It is up and online, and nobody would know why its users go elsewhere."""
+    row = {
+        "health": "up",
+        "state": "online",
+        "reason": "confirmed",
+        "min_connections": least,
+        "emptying": True,
+    }
+    assert f"was full, new users again at {said}" == why(row)
+    assert "" == why({**row, "emptying": False})

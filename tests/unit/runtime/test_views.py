@@ -76,6 +76,8 @@ def test_a_server_that_is_well(house: Farmhouse) -> None:
         "effective_weight": 100,
         "sessions": 1,
         "max_connections": 5,
+        "min_connections": 0,
+        "emptying": False,
         "queue": 0,
         "backup": False,
         "agent": None,

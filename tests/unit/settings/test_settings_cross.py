@@ -39,6 +39,41 @@ def test_names_of_servers() -> None:
     assert 2 == len(loaded(pair("127.0.0.1:1", "127.0.0.1:2")).virtual_services)
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("min_connections: 5", "it has no effect without max_connections: set both, or neither"),
+        (
+            "min_connections: 5, max_connections: 5",
+            "5 is not below max_connections, 5: a full server never has fewer",
+        ),
+        (
+            "min_connections: 6, max_connections: 5, feedback_agent: {}",
+            "6 is not below max_connections, 5: a full server never has fewer",
+        ),
+    ],
+)
+def test_a_minimum_needs_a_maximum_above_it(said: str, expected: str) -> None:
+    """A full server would never fall to it, and one that is never full has nothing to fall from."""
+    (found,) = problems(servers(f"{{name: a, address: 'ts1:1', {said}}}"))
+    where = "virtual_services[0].real_servers[0].min_connections"
+    assert expected == found.partition(f"{where}: ")[2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "min_connections: 4, max_connections: 5",
+        "min_connections: 0, max_connections: 0",
+        "min_connections: 5, feedback_agent: {}",
+    ],
+)
+def test_a_minimum_below_the_maximum(said: str) -> None:
+    """Ours, or the agent's, which nobody knows beforehand."""
+    (one,) = loaded(servers(f"{{name: a, address: 'ts1:1', {said}}}")).virtual_services
+    assert f"min_connections: {one.real_servers[0].min_connections}" in said
+
+
 def test_names_that_only_look_different() -> None:
     """`1` and `"1"` are one name."""
     assert 1 == len(problems(servers("{name: 1, address: 'ts1:1'}", "{name: '1', address: 'ts2:1'}")))
