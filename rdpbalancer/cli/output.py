@@ -70,9 +70,14 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def print_columns(rows: Iterable[Row], columns: Sequence[Column], *, flush: bool = False) -> None:
-    """Print rows as tab-separated text under a heading: for programs, so every column, always."""
+    """Print rows as tab-separated text under a heading: for programs, so every column, always.
+
+    Not even the heading if the first row cannot be had: it would read as a list that is empty.
+    """
+    coming = iter(rows)
+    first = [] if flush else list(itertools.islice(coming, 1))
     print("\t".join(column.heading for column in columns), flush=flush)
-    for row in rows:
+    for row in itertools.chain(first, coming):
         print("\t".join(shown(row.get(column.key)) for column in columns), flush=flush)
 
 

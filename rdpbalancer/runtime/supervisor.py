@@ -270,7 +270,7 @@ class Supervisor:
         except OSError as error:
             self._upgrading = False
             self._events.error("upgrade_failed", detail=f"{error}: going on with the old code")
-            self._start_router()
+            self._restart("router", self._start_router)
 
     def _signals_to_come(self) -> list[signal.Signals]:
         later = {signal.SIGTERM: self._stop_later, signal.SIGHUP: self._reload_later}
@@ -313,6 +313,8 @@ class Supervisor:
             self._events.error("upgrade_not_reverted", detail=detail)
             if self._router is None:
                 self._restart("router", self._start_router)
+            # Those that died while the way back was tried were not started again.
+            self._restart("relay", self._start_missing_relays)
             return
         upgrade.hold_signals()
         if self._router is not None:
@@ -330,7 +332,8 @@ class Supervisor:
             self._going_back = False
             self._end_trial()
             self._events.error("upgrade_not_reverted", detail=f"{error}; going on with {__version__}")
-            self._start_router()
+            self._restart("router", self._start_router)
+            self._restart("relay", self._start_missing_relays)
 
     def _go_back_at_once(self, inherited: Inherited, before: Program, why: str) -> None:
         """The new supervisor itself does not start: leave what was inherited to the program before."""

@@ -213,7 +213,7 @@ def of_farm(dispatcher: Dispatcher, *, now: float, wall: float) -> list[WarningR
                 status.agent.health.value if status.agent.health is Health.DOWN else status.agent.intent.value
             )
             if server.agent and status.intent is Intent.ONLINE and said not in (Health.UP, Intent.ONLINE):
-                text = f"{server.id} is {said} by its agent's word, though online by yours"
+                text = f"{server.id}: its feedback agent says {said}, and only the agent takes that back"
                 since = round(wall - (now - status.changed_at), 3)
                 rows.append(WarningRow("agent-disagrees", text, since))
     return rows[:MAX_WARNINGS]

@@ -14,7 +14,7 @@ import pytest
 from rdpbalancer.cli.columns import why
 from tests.support.terminal import PATIENCE_S
 from tests.unit.cli import rows
-from tests.unit.cli.fake import FakeService, command, on_a_terminal
+from tests.unit.cli.fake import FakeService, Refusal, command, on_a_terminal, run
 
 ANSWERS: dict[str, list[Any]] = {
     "status": [rows.status()],
@@ -445,3 +445,12 @@ def test_a_server_that_was_full_says_when_it_takes_new_users_again(least: int, s
     }
     assert f"was full, new users again at {said}" == why(row)
     assert "" == why({**row, "emptying": False})
+
+
+@pytest.mark.parametrize("what", ["sessions", "persistence", "queue"])
+def test_a_list_that_is_refused_is_no_empty_list(tmp_path: Path, what: str) -> None:
+    """Whoever counts the lines of what was printed shall not find a heading, which says: there are none."""
+    refusal = Refusal("unknown-service", "there is no service TYPO; there are: ts")
+    done, _ = run(tmp_path, "show", what, "--service", "TYPO", **{what: [refusal]})
+    assert (1, "") == (done.status, done.out)
+    assert "there is no service TYPO" in done.err

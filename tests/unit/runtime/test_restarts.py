@@ -126,6 +126,26 @@ def test_routers_and_relays_do_not_wait_for_each_other(supervisor: Supervisor, c
     assert 0.0 == clock.later[-1][0]
 
 
+async def test_all_that_died_is_started_where_the_way_back_is_closed(
+    supervisor: Supervisor, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new version whose relays died, and whose predecessor does not start, goes on with its own."""
+    started: list[str] = []
+    monkeypatch.setattr(supervisor, "_adjust_relays", lambda: started.append("relay"))
+    monkeypatch.setattr(supervisor, "_start_router", lambda: started.append("router"))
+    supervisor._before = Program(str(tmp_path / "python-that-was-removed"), "0.9")
+    supervisor._going_back = True
+    supervisor._start_missing_relays()
+    assert [] == started
+    await supervisor._go_back("its relay ended: exit status 1")
+    for _, callback in clock.later:
+        callback()
+    assert {"router", "relay"} == set(started)
+    assert ["upgrade_reverting", "upgrade_not_reverted"] == [
+        event["event"] for event in supervisor._events.recent()
+    ]
+
+
 @pytest.mark.parametrize(
     ("role", "ping"), [("router", messages.Ping), ("relay", relay_messages.Ping)], ids=["router", "relay"]
 )

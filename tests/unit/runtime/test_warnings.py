@@ -153,9 +153,9 @@ def test_a_service_that_nobody_can_use() -> None:
 @pytest.mark.parametrize(
     ("agent", "expected"),
     [
-        ({"intent": Intent.DRAIN}, "is drain by its agent's word"),
-        ({"intent": Intent.HALT}, "is halt by its agent's word"),
-        ({"health": Health.DOWN}, "is down by its agent's word"),
+        ({"intent": Intent.DRAIN}, "its feedback agent says drain"),
+        ({"intent": Intent.HALT}, "its feedback agent says halt"),
+        ({"health": Health.DOWN}, "its feedback agent says down"),
         ({}, None),
     ],
 )
@@ -167,6 +167,6 @@ def test_an_agent_that_disagrees(agent: dict[str, Any], expected: str | None) ->
     assert (1 if expected else 0) == len(rows)
     if expected:
         assert "agent-disagrees" == rows[0].code
-        assert f"{SERVICE}/ts1 {expected}" in rows[0].text
+        assert f"{SERVICE}/ts1: {expected}" in rows[0].text
     house.dispatcher.set_status(sid("ts1"), server_status(intent=Intent.DRAIN, agent=agent), now=house.now)
     assert [] == warnings.of_farm(house.dispatcher, now=house.now, wall=BEGAN)
