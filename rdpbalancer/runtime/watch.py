@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rdpbalancer.core import status as st
 from rdpbalancer.core.dispatch import Dispatcher
@@ -54,7 +55,8 @@ class Watch:
         self._waits: Waits | None = None
         self._first_checks: dict[str, asyncio.Event] = {}
         self._observed_at: dict[ServerId, float] = {}
-        self._checks_not_made = False
+        # Servers whose last check could not be made: local ports, for one, are short for each by itself.
+        self._not_made: set[ServerId] = set()
         self._unresolved: set[ServerId] = set()
         self.checks_failed: dict[ServerId, int] = {}
         # Each server's last check, and when it ended (monotonic).
@@ -84,6 +86,12 @@ class Watch:
         self._dispatcher.apply(farm, now=self._clock())
         self.agent_failing &= servers.keys()
         self._unresolved &= servers.keys()
+        for removed in self._not_made - servers.keys():
+            self._made(removed)
+        by_server: list[dict[ServerId, Any]] = [self.checks_failed, self.last_checks, self._observed_at]
+        for observed in by_server:
+            for removed in observed.keys() - servers.keys():
+                del observed[removed]
         for server, addresses in zip(fresh, found, strict=True):
             was = before.server(server.id)
             if was is not None and was.address.host != server.address.host:
@@ -149,21 +157,26 @@ class Watch:
         """A health check has ended."""
         if not result.made:
             self._metrics.health_checks.labels(*server, "not-made").inc()
-            if not self._checks_not_made:
+            if not self._not_made:
                 self._events.error("checks_not_made", **_fields(server), detail=result.detail)
-            self._checks_not_made = True
+            self._not_made.add(server)
             return
-        if self._checks_not_made:
-            self._checks_not_made = False
-            self._events.info(
-                "checks_made_again", **_fields(server), detail="health checks can be made again"
-            )
+        self._made(server)
         self.last_checks[server] = (result, self._clock())
         self._metrics.health_checks.labels(*server, "ok" if result.ok else "failed").inc()
         configured = self._dispatcher.farm.server(server)
         if configured is not None and configured.health.port is None:
             self.dialled(server, result.address)
         self._observe(server, ok=result.ok, detail=result.detail)
+
+    def _made(self, server: ServerId) -> None:
+        """A server's check was made, or need not be; tell it once that is so of all of them."""
+        if server not in self._not_made:
+            return
+        self._not_made.discard(server)
+        if not self._not_made:
+            detail = "health checks can be made again"
+            self._events.info("checks_made_again", **_fields(server), detail=detail)
 
     def dialled(self, server: ServerId, address: str) -> None:
         """One of the server's addresses has answered: it is tried first from now on, by users and checks.

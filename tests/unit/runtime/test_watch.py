@@ -220,6 +220,21 @@ def test_a_check_that_could_not_be_made() -> None:
     assert 10 == count(house, "health_checks_total", result="not-made")
 
 
+async def test_a_shortage_for_one_server_is_told_once() -> None:
+    """Local ports are counted for each server: while one's run out, checks of the others go on being made."""
+    house = house_of()
+    house.watch.checked(TS1, CheckResult(ok=False, detail="refused", duration_s=0.1))
+    shortage = CheckResult(ok=False, detail="no-local-port", duration_s=0.0, made=False)
+    for _ in range(3):
+        house.watch.checked(TS1, shortage)
+        house.watch.checked(sid("ts2"), CheckResult(ok=True, detail="confirmed", duration_s=0.1))
+    assert ["checks_not_made"] == house.happened()
+    await take(house, service_of(["ts2"]))
+    assert ["checks_not_made", "checks_made_again"] == house.happened()
+    assert (set(), {sid("ts2")}) == (set(house.watch.checks_failed), set(house.watch.last_checks))
+    await house.watch.stop()
+
+
 # ---- the agent -------------------------------------------------------------------------------------
 
 
