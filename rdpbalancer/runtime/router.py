@@ -77,10 +77,10 @@ class Router:
         self._clock = self._loop.time
         self._active = active
         self._settings = active.settings
-        self._configure_logs()
         self.events = Events()
         self.warnings = Warnings(wall=time.time)
         self.events.on_event = self.warnings.note
+        self._begin_log()
         self.metrics = Metrics()
         self._passing_key = os.urandom(32)
         state_dir = self._settings.global_.state_dir
@@ -266,7 +266,7 @@ class Router:
         self.admission.max_half_open = self._settings.global_.limits.max_half_open
         self.durable.limit_claims(self.admission.max_half_open)
         self.account.users = users
-        self._configure_logs()
+        self._reopen_log()
 
     async def _drain(self) -> None:
         """Accept no more; let sessions end by themselves for a while, then end them, each with its record."""
@@ -383,7 +383,7 @@ class Router:
             case messages.Opened():
                 spawn(self.doors.apply(self._settings), name="accept on what is open now")
             case messages.ReopenLog():
-                self._configure_logs()
+                self._reopen_log()
             case messages.Reload():
                 spawn(self.reloader.reload_quietly(), name="reload")
             case messages.UpgradeAnswer():
@@ -515,6 +515,18 @@ class Router:
     def _configure_logs(self) -> None:
         log = self._settings.global_.log
         logs.configure(log_format=log.format, level=log.level, file=log.file, process="router")
+
+    def _reopen_log(self) -> None:
+        try:
+            self._configure_logs()
+        except ConfigurationError as error:
+            self.events.error("log_not_reopened", detail=str(error))
+
+    def _begin_log(self) -> None:
+        """Log to the file, or to standard error where it cannot be written: users do not wait for a log."""
+        log = self._settings.global_.log
+        logs.configure(log_format=log.format, level=log.level, process="router")
+        self._reopen_log()
 
     async def _expire(self) -> None:
         while True:

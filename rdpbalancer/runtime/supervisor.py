@@ -785,9 +785,16 @@ async def serve(path: Path) -> None:
         prepare_folders(active)
     else:
         active = active_file.kept(Path(inherited.kept), path, environ=os.environ)
-    _configure_logs(active)
-    notifier = Notifier(os.environ)
-    await Supervisor(active, events=Events(), notifier=notifier, program=program, inherited=inherited).run()
+    notifier, events = Notifier(os.environ), Events()
+    try:
+        _configure_logs(active)
+    except ConfigurationError as error:
+        if inherited is None:
+            raise
+        # Not for the want of a log is a service to end whose sessions have been taken over.
+        _configure_logs(active, to_file=False)
+        events.error("log_not_reopened", detail=str(error))
+    await Supervisor(active, events=events, notifier=notifier, program=program, inherited=inherited).run()
 
 
 def _output(lines: list[str]) -> dict[str, list[str]]:
@@ -795,9 +802,10 @@ def _output(lines: list[str]) -> dict[str, list[str]]:
     return {"output": lines[-_OUTPUT_LINES:]} if len(lines) > 1 else {}
 
 
-def _configure_logs(active: Active) -> None:
+def _configure_logs(active: Active, *, to_file: bool = True) -> None:
     log = active.settings.global_.log
-    logs.configure(log_format=log.format, level=log.level, file=log.file, process="supervisor")
+    file = log.file if to_file else None
+    logs.configure(log_format=log.format, level=log.level, file=file, process="supervisor")
 
 
 def prepare_folders(active: Active) -> None:

@@ -419,6 +419,41 @@ async def test_signals_of_other_recipes_end_nobody(new_house: NewHouse, tmp_path
         await wait_until_async(lambda: "session_opened" in log.read_text(), 5, "the router's lines in it")
 
 
+async def test_a_log_that_cannot_be_written_keeps_nobody_from_logging_in(
+    new_house: NewHouse, tmp_path: Path
+) -> None:
+    """Its folder is gone when a router is started anew, and when the service is upgraded; `status` warns."""
+    log = tmp_path / "log" / "rdpbalancer.log"
+    log.parent.mkdir()
+    keys = {"format": "json", "level": "debug", "user": "plain", "file": str(log)}
+    house = await started(new_house, relays=1, log=keys)
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        alice = await vip.opened("alice")
+        await alice.login("alice")
+        log.parent.rename(tmp_path / "moved")
+        os.kill(house.pid, signal.SIGUSR1)
+        await wait_until_async(
+            lambda: (tmp_path / "moved" / log.name).read_text().count("log_not_reopened") == 2,
+            5,
+            "supervisor and router to say so",
+        )
+        house.kill(await house.router_pid())
+        await (await vip.opened("bob")).login("bob")
+        codes = [warning["code"] for warning in (await house.ask("status"))["warnings"]]
+        assert "log-not-reopened" in codes
+        upgraded = await house.command("upgrade", "--wait")
+        assert (0, "") == (upgraded.returncode, upgraded.stderr)
+        await (await vip.opened("carol")).login("carol")
+        await alice.echo_check(random.Random(1), 10_000)
+        log.parent.mkdir()
+        await house.reload()
+        await vip.opened("dora")
+        await wait_until_async(lambda: "session_opened" in log.read_text(), 5, "the router's lines again")
+        codes = [warning["code"] for warning in (await house.ask("status"))["warnings"]]
+        assert "log-not-reopened" not in codes
+
+
 async def test_a_death_by_a_signal_is_reported(new_house: NewHouse) -> None:
     """Which signal it was stands in the log."""
     house = await started(new_house, relays=1)
