@@ -24,6 +24,9 @@ from rdpbalancer.telemetry.metrics import Metrics
 
 # Another process may hold the file's lock for a moment (a backup); a disk may be full for a night.
 _OPEN_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+# A disk that hangs must not keep everybody out. Without the file halted servers are online, so it is given
+# time: a million bindings on a slow disk take two seconds.
+_OPEN_S: Final = 5.0
 # Rows that the loop takes in at once: 2 to 4 ms. After each slice the loop is left alone for as long.
 _ROWS_PER_SLICE: Final = 500
 _LOAD_AGAIN_S: Final = 5.0
@@ -84,9 +87,11 @@ class Durable:
     async def open(self) -> None:
         """Open the state file. Bindings are found by key at once, and loaded once `start` is called."""
         try:
-            await self._open()
-        except StoreError as error:
-            detail = f"{error}; bindings are kept in memory alone until it can be used"
+            async with asyncio.timeout(_OPEN_S):
+                await self._open()
+        except (StoreError, TimeoutError) as error:
+            why = str(error) or f"{self._path} has not answered for {_OPEN_S:g} s"
+            detail = f"{why}; bindings are kept in memory alone until it can be used"
             self._events.error("state_unusable", detail=detail)
 
     async def _open(self) -> None:

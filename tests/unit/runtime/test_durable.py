@@ -143,6 +143,30 @@ async def test_a_file_that_cannot_be_opened_at_first(
     assert {b"user0": "ts1", b"user1": "ts2", b"user2": "ts1", b"alice": "ts2"} == rows
 
 
+async def test_a_disk_that_hangs_at_the_start(
+    live: Callable[[], Life], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The service does not wait for it for long, and takes its state up when it answers."""
+    leave(tmp_path / "state.db", 1)
+    go_on = threading.Event()
+
+    def slowly(path: Path, *, wall: float) -> Any:
+        go_on.wait(10)
+        return open_file(path, wall=wall)
+
+    monkeypatch.setattr(module, "open_file", slowly)
+    monkeypatch.setattr(module, "_OPEN_S", 0.01)
+    monkeypatch.setattr(module, "_OPEN_AGAIN_S", (0.01,))
+    life = live()
+    await life.durable.open()
+    assert ["state_unusable"] == life.events()
+    assert "has not answered for 0.01 s" in life.told[0]["detail"]
+    life.durable.start()
+    go_on.set()
+    await wait_until_async(lambda: life.overrides_came == 1, 5, "the words of before")
+    assert {TS1: HALTED} == life.durable.overrides()
+
+
 async def test_it_is_closed_while_it_is_being_opened(
     live: Callable[[], Life], monkeypatch: pytest.MonkeyPatch
 ) -> None:
