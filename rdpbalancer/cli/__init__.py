@@ -11,7 +11,6 @@ import click
 
 from rdpbalancer import __version__
 from rdpbalancer.cli import output
-from rdpbalancer.cli.escape import escaped_lines
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEFAULT_SOCKET = Path("/run/rdpbalancer/control.sock")
@@ -78,12 +77,10 @@ def main() -> None:
         sys.exit(output.EXIT_UNREACHABLE)
     except ConfigurationError as error:
         if error.code == "configuration":  # a line for each mistake, with its place first, as compilers do
-            print(escaped_lines(str(error)), file=sys.stderr)
+            output.complain(str(error), program="")
         else:
             output.complain(str(error))
-        # A taken port or a folder that is not writable is no mistake in the file: trying again may help.
-        passing = error.code in ("listen", "folder", "state-in-use")
-        sys.exit(output.EXIT_FAILED if passing else output.EXIT_CONFIGURATION)
+        sys.exit(output.EXIT_FAILED if error.code in output.PASSING else output.EXIT_CONFIGURATION)
     except RdpBalancerError as error:
         output.complain(str(error))
         # A reload's bad file is the same mistake as one that `check` and `run` find.
