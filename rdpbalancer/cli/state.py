@@ -64,8 +64,7 @@ def _state_command(state: str, text: str) -> click.Command:
             emptying = Emptying(context, [row["server"] for row in answer["servers"]])
             left = emptying.wait(deadline_s)
             if left and kick:
-                answer = ask(context, "set-state", **wanted, kick=True)
-                left = emptying.wait(_KICK_S)
+                left = _end_sessions(context, answer, wanted, emptying)
             who = left_text(left, emptying.names(_NAMED)) if left else ""
             for row in answer["servers"]:
                 row["sessions"] = emptying.counts.get(row["server"], 0)
@@ -88,6 +87,27 @@ def _state_command(state: str, text: str) -> click.Command:
         strict = "Send bound users elsewhere too; only routing tokens are still honoured."
         made = click.option("--strict", is_flag=True, help=strict)(made)
     return click.command(state)(made)
+
+
+def _end_sessions(
+    context: click.Context, answer: dict[str, Any], wanted: dict[str, Any], emptying: Emptying
+) -> int:
+    """End what is left at the deadline, and enter that in `answer`; return how many are left after that.
+
+    Not on servers that somebody has given another state meanwhile: their users are there with good reason.
+    """
+    words = {f"{row['service']}/{row['name']}": row["operator"]["state"] for row in ask(context, "servers")}
+    servers = [row["server"] for row in answer["servers"]]
+    changed = [server for server in servers if words.get(server, wanted["state"]) != wanted["state"]]
+    if changed:
+        named = listed(changed, most=_NAMED)
+        output.complain(f"{named}: not {wanted['state']} any more by a later word; nobody is ended there")
+    ours = [server for server in servers if server in words and server not in changed]
+    if ours:
+        options = {name: word for name, word in wanted.items() if name not in ("servers", "service")}
+        answer["kicked"] += ask(context, "set-state", **options, servers=ours, kick=True)["kicked"]
+        Emptying(context, ours).wait(_KICK_S)
+    return emptying.wait(0.0)
 
 
 def _report(context: click.Context, answer: dict[str, Any], state: str, *, as_json: bool) -> None:

@@ -83,12 +83,33 @@ def test_at_the_deadline_sessions_are_ended(tmp_path: Path) -> None:
     done, service = run(
         tmp_path, "drain", "ts1", "--strict", "--kick", "--deadline", "10ms",
         set_state=[rows.told(sessions=2), rows.told(sessions=2, kicked=2)],
-        servers=[[rows.server(sessions=2)], [rows.server(sessions=2)], [rows.server(sessions=0)]],
+        servers=[[drained(sessions=2)], [drained(sessions=2)], [drained(sessions=2)], [drained(sessions=0)]],
     )  # fmt: skip
     assert (0, "ts/ts1: drain (0 sessions, 2 ended)\n") == (done.status, done.out)
     assert [(False, True), (True, True)] == [
         (params["kick"], params["strict"]) for params in service.params("set-state")
     ]
+
+
+def drained(name: str = "ts1", **keys: Any) -> dict[str, Any]:
+    """Return a server that an operator has drained."""
+    return rows.server(name, operator=rows.operator(state="drain"), **keys)
+
+
+def test_a_later_word_of_somebody_goes_before_the_deadline(tmp_path: Path) -> None:
+    """Whoever has put the server back has users there; only the other one is emptied."""
+    back = rows.server("ts1", sessions=5)
+    done, service = run(
+        tmp_path, "drain", "ts*", "--service", "ts", "--kick", "--deadline", "10ms",
+        set_state=[rows.told("ts/ts1", "ts/ts2", sessions=7), rows.told("ts/ts2", kicked=2)],
+        servers=[*([[back, drained("ts2", sessions=2)]] * 3), [back, drained("ts2", sessions=0)]],
+        sessions=[[rows.session()] * 5],
+    )  # fmt: skip
+    assert (75, "ts/ts1, ts/ts2: drain (5 sessions, 2 ended)\n") == (done.status, done.out)
+    assert "ts/ts1: not drain any more by a later word; nobody is ended there\n" in done.err
+    first, second = service.params("set-state")
+    assert (["ts*"], False) == (first["servers"], first["kick"])
+    assert (["ts/ts2"], True) == (second["servers"], second["kick"])
 
 
 def test_before_the_deadline_nobody_is_ended(tmp_path: Path) -> None:
