@@ -1,6 +1,9 @@
 """Accounting: what is written down of every connection, once, at its end."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import Counter
 
@@ -9,6 +12,11 @@ from rdpbalancer.model import CloseReason, CloseSide, Method, Reason, ServerId, 
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.logs import UserNames
 from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.telemetry.sums import WINDOW_S, Sums
+
+# Failures of one kind in one window that are told one by one. A farm that fails at eight o'clock tells of its
+# first users by name; what a flood makes fail is a sum.
+_FAILURES_TOLD: Final = 20
 
 
 class SessionClosed(logs.Line, kw_only=True):
@@ -85,12 +93,17 @@ class _ServerMetrics:
 
 
 class Account:
-    """Turns records into metrics and log lines."""
+    """Turns records into metrics and log lines. `clock` counts seconds; `tell_sums` is to be called often."""
 
-    def __init__(self, metrics: Metrics, users: UserNames) -> None:
+    def __init__(
+        self, metrics: Metrics, users: UserNames, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._metrics = metrics
         self.users = users
         self._log = logs.get()
+        self._rejections = Sums(at_once=0, clock=clock)
+        self._failures = Sums(at_once=_FAILURES_TOLD, clock=clock)
+        self._server_failures = Sums(at_once=_FAILURES_TOLD, clock=clock)
         self._connections: dict[str, Counter] = {}
         self._servers: dict[tuple[str, str], _ServerMetrics] = {}
 
@@ -150,7 +163,10 @@ class Account:
         self._metrics.handshakes.labels(service, "failed").inc()
         self._metrics.handshake_failures.labels(service, error.code).inc()
         # Scanners fail all day long; a known user who failed is likely to call support.
-        level = self._log.warning if user is not None or error.try_another_server else self._log.debug
+        notable = user is not None or error.try_another_server
+        if notable and not self._failures.tells((service, error.code), _host(client)):
+            return
+        level = self._log.warning if notable else self._log.debug
         level(
             "connection_failed",
             service=service,
@@ -160,6 +176,61 @@ class Account:
             fault=error.fault.value,
             detail=str(error),
         )
+
+    def rejected(self, service: str, reason: str, *, source: str) -> None:
+        """A client was turned away at the door."""
+        self._metrics.rejected.labels(service, reason).inc()
+        self._rejections.tells((service, reason), source)
+
+    def server_failed(
+        self, server: ServerId, error: RdpBalancerError, *, source: str, user: str | None
+    ) -> None:
+        """A server has not taken a connection."""
+        self._metrics.connect_failures.labels(*server, error.code).inc()
+        if self._server_failures.tells((*server, error.code), source):
+            self._log.warning(
+                "server_failed",
+                service=server.service,
+                server=server.name,
+                reason=error.code,
+                detail=str(error),
+                user=self.users(user),
+            )
+
+    def tell_sums(self, *, at_all: bool = False) -> None:
+        """Log what was not told one by one, once its window is over, or (`at_all`) now."""
+        for each in self._rejections.due(at_all=at_all):
+            service, reason = each.about
+            self._log.warning(
+                "connections_rejected",
+                service=service,
+                reason=reason,
+                count=each.count,
+                sources=each.sources,
+                most_from=each.most_from,
+                within_s=WINDOW_S,
+            )
+        for each in self._failures.due(at_all=at_all):
+            service, reason = each.about
+            self._log.warning(
+                "connections_failed",
+                service=service,
+                reason=reason,
+                count=each.count,
+                sources=each.sources,
+                most_from=each.most_from,
+                within_s=WINDOW_S,
+            )
+        for each in self._server_failures.due(at_all=at_all):
+            service, server, reason = each.about
+            self._log.warning(
+                "server_failures",
+                service=service,
+                server=server,
+                reason=reason,
+                count=each.count,
+                within_s=WINDOW_S,
+            )
 
     def line(self, record: SessionRecord) -> SessionClosed:
         """Return the record as its log line."""
@@ -190,3 +261,8 @@ class Account:
             close_side=end.close_side,
             relay=record.relay,
         )
+
+
+def _host(client: str) -> str:
+    """Return the address of `ip:port`."""
+    return client.rpartition(":")[0]
