@@ -44,7 +44,7 @@ def _serve(role: str, arguments: Sequence[str]) -> None:
         if role == "relay":
             supervisor, router, index = arguments[1:]
             setproctitle.setproctitle(f"rdpbalancer: relay {index}")
-            run(_relay(int(router), int(supervisor)))
+            run(_relay(int(router), int(supervisor), log=int(arguments[0])))
         else:
             supervisor, kept, path = arguments[1:]
             setproctitle.setproctitle("rdpbalancer: router")
@@ -56,17 +56,27 @@ def _serve(role: str, arguments: Sequence[str]) -> None:
         raise
 
 
-async def _relay(router: int, supervisor: int) -> None:
+async def _relay(router: int, supervisor: int, *, log: int) -> None:
     from rdpbalancer.relay.worker import Relay
+    from rdpbalancer.telemetry import defects, logs
+    from rdpbalancer.telemetry.events import Events
+    from rdpbalancer.telemetry.writer import Writer
 
+    # To the supervisor, which has the log. After an upgrade there is none on that pipe any more.
+    events = Writer(2, otherwise=log)
+    logs.configure(log_format="json", level="info", process="relay", stream=events)
+    defects.report(Events(), ends=False)
     await Relay(_inherited(router), _inherited(supervisor)).run()
 
 
 async def _router(supervisor: int, kept: Path, path: Path) -> None:
     from rdpbalancer.runtime import active
     from rdpbalancer.runtime.router import Router
+    from rdpbalancer.telemetry import defects
 
-    await Router(_inherited(supervisor), active.kept(kept, path, environ=os.environ)).run()
+    router = Router(_inherited(supervisor), active.kept(kept, path, environ=os.environ))
+    defects.report(router.events, ends=False)
+    await router.run()
 
 
 def _preflight(kept: Path, path: Path, *, rehearse: bool) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,7 +23,13 @@ from rdpbalancer.runtime.program import Program
 # The end of what a failing process has said: a traceback of some depth.
 _LAST_WORDS_BYTES = 8 * 1024
 _READ_BYTES = 4096
+# An event with a traceback; a longer one is kept as last words.
+_EVENT_BYTES = 64 * 1024
 _REASON_CHARS = 300
+
+
+# Gets level, name and fields of an event.
+EventReceiver = Callable[[str, str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +71,13 @@ def start(program: Program, role: str, arguments: Sequence[str], sockets: Sequen
 
 
 class LastWords:
-    """The end of what a process says on the pipe of its failures."""
+    """What a process says on the pipe of its failures: its events as they come, and the end of the rest."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: int, on_event: EventReceiver) -> None:
         self._pipe = pipe
+        self._on_event = on_event
         self._said = b""
+        self._line = b""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pipe, self._readable)
 
@@ -79,18 +88,42 @@ class LastWords:
             return
         except OSError:
             data = b""
-        self._said = (self._said + data)[-_LAST_WORDS_BYTES:]
+        self._take(data)
         if not data:
             self._loop.remove_reader(self._pipe)
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            if event := _event(line):
+                level, name = event.pop("level"), event.pop("event")
+                self._on_event(level, name, event)
+            else:
+                self._said = (self._said + line + b"\n")[-_LAST_WORDS_BYTES:]
+        if len(self._line) > _EVENT_BYTES:
+            self._said, self._line = self._line[-_LAST_WORDS_BYTES:], b""
 
     def close(self) -> list[str]:
         """Read what is left, close the pipe, and return the lines."""
         self._loop.remove_reader(self._pipe)
         with contextlib.suppress(OSError):  # BlockingIOError: a process of the child's holds it open
             while data := os.read(self._pipe, _READ_BYTES):
-                self._said = (self._said + data)[-_LAST_WORDS_BYTES:]
+                self._take(data)
         os.close(self._pipe)
-        return self._said.decode(errors="replace").splitlines()
+        return (self._said + self._line).decode(errors="replace").splitlines()
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Return the fields of an event that a child tells as the log would have it, None: anything else."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        event = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return None
+    for name in ("timestamp", "process"):  # it gets those of whoever logs it
+        event.pop(name, None)
+    return event if {"level", "event"} <= event.keys() else None
 
 
 def reason(lines: Sequence[str]) -> str:
@@ -103,6 +136,7 @@ class Child:
     """One child process and the supervisor's line to it.
 
     `on_message(child, message)` gets what it says; `on_exit(child, how)` is called once, when it has ended.
+    `on_event(child, level, event, fields)` gets what it has to log, if it has no log of its own.
     `failures`: the pipe of its last words; None: a process that an earlier program has started. `last_words`
     are its lines, at its end.
     """
@@ -117,6 +151,7 @@ class Child:
         decoder: msgspec.msgpack.Decoder[Any],
         on_message: Callable[["Child", msgspec.Struct], None],
         on_exit: Callable[["Child", str], None],
+        on_event: Callable[["Child", str, str, dict[str, Any]], None] = lambda *_: None,
     ) -> None:
         self.role = role
         self.retiring = False
@@ -129,7 +164,7 @@ class Child:
         self.answered_at = self._loop.time()
         self.answered = False
         self.last_words: list[str] = []
-        self._failures = None if failures is None else LastWords(failures)
+        self._failures = None if failures is None else LastWords(failures, partial(on_event, self))
         self.channel = Channel(
             line,
             decoder,

@@ -46,6 +46,7 @@ from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
+from rdpbalancer.telemetry.lookout import LogLookout
 from rdpbalancer.telemetry.metrics import Metrics
 
 _LAG_INTERVAL_S = 0.5
@@ -81,6 +82,7 @@ class Router:
         self.warnings = Warnings(wall=time.time)
         self.events.on_event = self.warnings.note
         self._begin_log()
+        self._log_lookout = LogLookout(self.events)
         self.metrics = Metrics()
         self._passing_key = os.urandom(32)
         state_dir = self._settings.global_.state_dir
@@ -194,6 +196,7 @@ class Router:
         finally:
             await self.watch.stop()
             await cancel_and_wait(*background)
+            self.account.tell_sums(at_all=True)
             await self._empty_hands()
             self.sessions.close()
             await self.durable.close()
@@ -429,7 +432,7 @@ class Router:
         await self._control.start(self.doors.control())
 
     def _control_failed(self, verb: str, error: Exception) -> None:
-        logs.get().error("internal_error", verb=verb, exc_info=error)
+        self.events.exception("internal_error", error, verb=verb)
 
     def _user_in_log(self, user: str | None) -> str | None:
         return self.account.users(user)  # which a reload replaces
@@ -550,6 +553,8 @@ class Router:
             due_at = self._clock() + _LAG_INTERVAL_S
             await asyncio.sleep(_LAG_INTERVAL_S)
             self.metrics.loop_lag.observe(max(0.0, self._clock() - due_at))
+            self.metrics.log_lines_lost.inc(self._log_lookout.look())
+            self.account.tell_sums()
 
     def refuse_running_changes(self, active: Active) -> None:
         """Raise ConfigurationError for what cannot change while the service runs."""

@@ -32,8 +32,9 @@ from rdpbalancer.runtime.program import Program
 from rdpbalancer.runtime.trial import Trial
 from rdpbalancer.runtime.upgrade import Inherited, ListenerState, RelayState, Reverted
 from rdpbalancer.tasks import spawn
-from rdpbalancer.telemetry import logs
+from rdpbalancer.telemetry import defects, logs
 from rdpbalancer.telemetry.events import Events
+from rdpbalancer.telemetry.lookout import LogLookout
 
 # A loop that has not turned for this long is stuck: its process is killed and started anew. A router's death
 # costs no session, a relay's only its own, which were frozen anyway.
@@ -109,6 +110,7 @@ class Supervisor:
         self._ready = False
         self.router_ready = False
         self._events.on_event = self._tell_router
+        self._log_lookout = LogLookout(events)
 
     # ---- life --------------------------------------------------------------------------------------
 
@@ -576,6 +578,7 @@ class Supervisor:
             decoder=relay_messages.FROM_RELAY,
             on_message=self._relay_said,
             on_exit=self._relay_ended,
+            on_event=self._relay_told,
         )
         self._relays[pid] = relay
         self._relay_numbers[pid] = number
@@ -588,6 +591,10 @@ class Supervisor:
             relay.answered = True
             if first:
                 self._replace_outdated()
+
+    def _relay_told(self, relay: Child, level: str, event: str, fields: dict[str, Any]) -> None:
+        """A relay has no log of its own: what it tells stands in ours, under its name."""
+        self._events.pass_on(level, event, **fields, process="relay", relay=relay.pid)
 
     def _relay_ended(self, relay: Child, how: str) -> None:
         del self._relays[relay.pid]
@@ -754,6 +761,7 @@ class Supervisor:
                 self._ping_one(child, now)
             self._open_missing(now)
             self._judge_trial(now)
+            self._log_lookout.look()
             self._answer_watchdog(now)
 
     def _ping_one(self, child: Child, now: float) -> None:
@@ -794,6 +802,7 @@ async def serve(path: Path) -> None:
         # Not for the want of a log is a service to end whose sessions have been taken over.
         _configure_logs(active, to_file=False)
         events.error("log_not_reopened", detail=str(error))
+    defects.report(events, ends=True)
     await Supervisor(active, events=events, notifier=notifier, program=program, inherited=inherited).run()
 
 
@@ -817,6 +826,5 @@ def prepare_folders(active: Active) -> None:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(13, "it is not writable for this user")
         except OSError as error:
-            why = f"{folder} cannot be used: {error.strerror or error}"
-            message = f"global.{name}: {why}; it has to be a folder that the service's user may write to"
+            message = f"global.{name}: {folder} cannot be used: {error.strerror or error}"
             raise ConfigurationError("folder", message) from error

@@ -22,6 +22,7 @@ from rdpbalancer.errors import ChannelError
 from rdpbalancer.relay.messages import PROTOCOL_VERSION as RELAY_PROTOCOL
 from rdpbalancer.runtime.children import reason
 from rdpbalancer.runtime.program import Program
+from rdpbalancer.telemetry import logs
 
 STATE_VERSION = 1
 _ENVIRONMENT = "RDPBALANCER_INHERITED"
@@ -162,6 +163,7 @@ def become(
         os.set_inheritable(descriptor, True)
     for number in then:
         os.kill(os.getpid(), number)  # blocked, and so kept by the kernel until the new code lets it in
+    logs.flush()
     sys.stdout.flush()
     sys.stderr.flush()
     environ = {**program.environ(), _ENVIRONMENT: str(memory)}

@@ -86,6 +86,13 @@ RULES: Final = (
     Rule(
         "log_not_reopened", "the log file could not be opened anew: {detail}", until=("reloaded",), for_s=HOUR
     ),
+    Rule(
+        "log_not_written",
+        "the log is not written, and lines are lost: {detail}",
+        until=("log_written_again",),
+        for_s=24 * HOUR,
+    ),
+    Rule("internal_error", "a defect of rdpbalancer, please report it: {detail}", for_s=HOUR),
     Rule("relay_lost", "a relay was lost, and {sessions} sessions with it", for_s=LATELY),
     Rule("relay_ended", "a relay ended and was replaced: {detail}", for_s=LATELY),
     Rule("router_ended", "the router ended and was started anew: {detail}", for_s=LATELY),

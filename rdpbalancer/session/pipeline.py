@@ -124,14 +124,14 @@ class Sessions:
         self._account.connected(service.name)
         place = self._admission.enter(service)
         if isinstance(place, Refusal):
-            self._reject(service, client, place)
+            self._reject(service, client, place, plain_address(address[0]))
             return
         peer = Endpoint(plain_address(address[0]), address[1])
         conn = Connection(service, client, peer, place, self._clock())
         proxied = bool(service.accept_proxy) and within(peer.host, service.accept_proxy)
         if not proxied and (refusal := self._identify(conn)):
             self._admission.release(place)
-            self._reject(service, client, refusal)
+            self._reject(service, client, refusal, peer.host)
             return
         leading = Steps(self._lead(conn, proxied=proxied), on_done=self._led)
         if not leading.done:
@@ -166,9 +166,9 @@ class Sessions:
     def _identify(self, conn: Connection) -> Refusal | None:
         return self._admission.identify(conn.place, conn.service, conn.peer.host, now=self._clock())
 
-    def _reject(self, service: VirtualService, client: socket.socket, refusal: Refusal) -> None:
+    def _reject(self, service: VirtualService, client: socket.socket, refusal: Refusal, host: str) -> None:
         client.close()
-        self._metrics.rejected.labels(service.name, refusal.value).inc()
+        self._account.rejected(service.name, refusal.value, source=host)
 
     # ---- the way -----------------------------------------------------------------------------------
 
@@ -192,8 +192,9 @@ class Sessions:
             goodbye = DISCONNECT if conn.service.mode is Mode.RDP else b""
             self._failed(conn, RdpBalancerError("shutdown", "the service is being stopped"))
             raise
-        except Exception:  # noqa: BLE001 (nothing a stranger sends may end anything but its own connection)
-            self._log.exception("internal_error", service=conn.service.name, client=str(conn.peer))
+        except Exception as error:  # noqa: BLE001 (what a stranger sends may end its own connection only)
+            about = {"service": conn.service.name, "client": str(conn.peer)}
+            self._events.exception("internal_error", error, **about)
             self._failed(conn, RdpBalancerError("internal", "an error of the balancer; please report it"))
         finally:
             if conn.watch is not None:
@@ -442,18 +443,10 @@ class Sessions:
             self._metrics.tokens_searched.labels(server.service).inc()
             self._log.debug("token_not_theirs", service=server.service, server=server.name)
             return self._goes_on(conn)
-        self._metrics.connect_failures.labels(*server, error.code).inc()
+        self._account.server_failed(server, error, source=conn.peer.host, user=conn.user)
         another = self._goes_on(conn)
         if another:
             self._metrics.redispatches.labels(*server).inc()
-        self._log.warning(
-            "server_failed",
-            service=server.service,
-            server=server.name,
-            reason=error.code,
-            detail=str(error),
-            user=self._account.users(conn.user),
-        )
         return another
 
     # ---- confirm and hand over ---------------------------------------------------------------------

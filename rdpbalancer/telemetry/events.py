@@ -32,6 +32,15 @@ class Events:
         """Something failed, and an operator has to act."""
         self._add("error", event, fields)
 
+    def exception(self, event: str, error: BaseException, **fields: Any) -> None:
+        """A defect of ours: logged with its traceback, remembered without."""
+        self._add("error", event, {**fields, "detail": f"{type(error).__name__}: {error}"}, exc_info=error)
+
+    def pass_on(self, level: str, event: str, **fields: Any) -> None:
+        """Something that a process without a log of its own has told, which is named by `process`."""
+        log_only = {name: fields.pop(name) for name in ("exception",) if name in fields}
+        self._add(level if level in logs.LEVELS else "error", event, fields, **log_only)
+
     def recent(self) -> list[dict[str, Any]]:
         """Return the last events, in the order in which this process heard of them: by their `id`."""
         return list(self._recent)
@@ -48,9 +57,9 @@ class Events:
         self._last_id = max(self._last_id + 1, int(time.time() * 1000))
         return self._last_id
 
-    def _add(self, level: str, event: str, fields: dict[str, Any]) -> None:
+    def _add(self, level: str, event: str, fields: dict[str, Any], **log_only: Any) -> None:
         remembered = {"time": time.time(), "level": level, "event": event, **fields}
         self._recent.append({"id": self._next_id(), **remembered})
-        getattr(self._log, level)(event, **fields)
+        getattr(self._log, level)(event, **fields, **log_only)
         if self.on_event is not None:
             self.on_event(remembered)

@@ -14,7 +14,6 @@ import secrets
 import select
 import stat
 import sys
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from rdpbalancer.errors import ConfigurationError
+from rdpbalancer.telemetry.writer import Writer
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -37,8 +37,10 @@ _FILE_BYTES = 1024 * 1024
 _BYTES_PER_CHAR = 2  # lines are counted in characters, which are nearly all ASCII
 # The same users come again and again; a hash takes longer than all of their record.
 _HASHES_KEPT = 4096
-# The log file that `configure` has opened, if it was given one.
-_opened: Final[list[TextIO]] = []
+# What is on its way when the process ends, becomes another program or opens another file has so much time.
+_DRAIN_S = 2.0
+# sd-daemon(3): what systemd's journal takes for the priority of a line.
+_PRIORITIES: Final = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>"}
 _C1: Final = re.compile("[\x7f-\x9f]")
 
 
@@ -57,10 +59,13 @@ class Line(msgspec.Struct, kw_only=True):
 class _Output:
     """Where this process's lines go. To structlog it is the file."""
 
-    def __init__(self, out: TextIO, *, json: bool, level: str, process: str) -> None:
-        self._out = out
+    def __init__(
+        self, out: TextIO | Writer, *, json: bool, level: str, process: str, priorities: bool
+    ) -> None:
+        self.out = out
         self._json = json
         self._process = process
+        self._priorities = priorities
         self.level = LEVELS[level]
         self._lines: list[str] = []
         self._at_once = _bytes_at_once(out)
@@ -68,11 +73,11 @@ class _Output:
     def write(self, text: str) -> int:
         """Write what was logged before, and `text`."""
         self.write_lines()
-        return self._out.write(text)
+        return self.out.write(text)
 
     def flush(self) -> None:
-        """Hand over to the operating system what was written."""
-        self._out.flush()
+        """Hand over what was written."""
+        self.out.flush()
 
     def line(self, line: Line) -> None:
         """Log an event: formatted now, written with all others of this turn of the loop."""
@@ -83,7 +88,8 @@ class _Output:
                 del fields[name]
             getattr(structlog.get_logger(), line.level)(line.event, **fields)
             return
-        self._lines.append(_terminal_safe(msgspec.json.encode(line).decode()))
+        text = _terminal_safe(msgspec.json.encode(line).decode())
+        self._lines.append(_PRIORITIES[line.level] + text if self._priorities else text)
         if len(self._lines) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self.write_lines)
@@ -98,12 +104,12 @@ class _Output:
             while count < len(lines) and size + len(lines[count]) < self._at_once:
                 size += len(lines[count]) + 1
                 count += 1
-            self._out.write("\n".join((*lines[:count], "")))
-            self._out.flush()
+            self.out.write("\n".join((*lines[:count], "")))
+            self.out.flush()
             del lines[:count]
 
 
-def _bytes_at_once(out: TextIO) -> int:
+def _bytes_at_once(out: TextIO | Writer) -> int:
     """Return how much arrives in one piece: in a file anything, in a pipe PIPE_BUF (pipe(7))."""
     try:
         regular = stat.S_ISREG(os.fstat(out.fileno()).st_mode)
@@ -113,27 +119,38 @@ def _bytes_at_once(out: TextIO) -> int:
 
 
 _outputs: Final[list[_Output]] = []
+# Where the log was written before, as long as something is on its way there, and what was lost on that way.
+_closed: Final[list[Writer]] = []
+_lost_before: Final = [0]
 
 
 def configure(
-    *, log_format: str, level: str, file: Path | None = None, process: str, stream: TextIO | None = None
+    *,
+    log_format: str,
+    level: str,
+    file: Path | None = None,
+    process: str,
+    stream: TextIO | Writer | None = None,
 ) -> None:
     """Set up logging for this process. `log_format`: auto, json, logfmt or console.
 
     `auto` is console on a terminal and JSON elsewhere. `process` names this process in every line. A file
     that an earlier call opened is closed. Raises ConfigurationError: the file cannot be written.
     """
-    out = stream or (_open(file) if file else sys.stderr)
+    out = stream or (_open(file) if file else _standard_error())
     if log_format == "auto":
         log_format = "console" if out.isatty() else "json"
-    output = _Output(out, json=log_format == "json", level=level, process=process)
+    priorities = _is_journal(out)
+    output = _Output(out, json=log_format == "json", level=level, process=process, priorities=priorities)
+    renderers = _renderers(log_format, colors=out.isatty() and not os.environ.get("NO_COLOR"))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             _Process(process),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            *_renderers(log_format, colors=out.isatty() and not os.environ.get("NO_COLOR")),
+            *renderers[:-1],
+            _Prioritized(renderers[-1]) if priorities else renderers[-1],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         # In one write: line and line end apart would mix with the other processes' lines (PYTHONUNBUFFERED).
@@ -141,13 +158,11 @@ def configure(
         cache_logger_on_first_use=False,
     )
     earlier, _outputs[:] = _outputs[:], [output]
-    # Where the log was written before may be a full disk: what leads away from it must not fail for that.
     for one in earlier:
-        with suppress(OSError):
-            one.write_lines()
-    while len(_opened) > (out in _opened):
-        with suppress(OSError):
-            _opened.pop(0).close()
+        one.write_lines()
+        if isinstance(one.out, Writer) and one.out is not out:
+            one.out.close(_DRAIN_S)
+            _closed.append(one.out)
 
 
 def wanted(level: str) -> bool:
@@ -162,26 +177,77 @@ def write(line: Line) -> None:
 
 
 @atexit.register
-def _write_lines() -> None:
+def flush() -> None:
+    """Write what waits to be written, as far as that is possible within two seconds."""
     for output in _outputs:
         output.write_lines()
+        if isinstance(output.out, Writer):
+            output.out.drain(_DRAIN_S)
+
+
+def trouble() -> str:
+    """Say why the log cannot be written at present, or nothing."""
+    return "; ".join(filter(None, (one.out.trouble() for one in _outputs if isinstance(one.out, Writer))))
+
+
+def lost() -> int:
+    """Return how many lines this process has lost."""
+    ended = [writer for writer in _closed if writer.ended]
+    _lost_before[0] += sum(writer.lost for writer in ended)
+    _closed[:] = [writer for writer in _closed if writer not in ended]
+    writers = [*_closed, *(one.out for one in _outputs if isinstance(one.out, Writer))]
+    return _lost_before[0] + sum(writer.lost for writer in writers)
 
 
 def check_file(file: Path | None) -> None:
     """Raise ConfigurationError if `file` could not be logged to."""
     if file is not None:
-        _open(file)
-        _opened.pop().close()
+        _open(file).close(0.0)
 
 
-def _open(file: Path) -> TextIO:
+def _open(file: Path) -> Writer:
     try:
-        opened = file.open("a", buffering=1, encoding="utf-8")
+        # O_NONBLOCK: a named pipe that nobody reads would be waited for.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(file, flags, 0o666)
+        os.set_blocking(descriptor, True)
     except OSError as error:
         message = f"global.log.file: {file} cannot be written: {error.strerror or error}"
         raise ConfigurationError("log-file", message) from error
-    _opened.append(opened)
-    return opened
+    return Writer(descriptor, owned=True)
+
+
+def _standard_error() -> TextIO | Writer:
+    """Return what writes to standard error: the same as before, if that is it already."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (AttributeError, OSError):  # none at all, or a test's
+        return sys.stderr
+    for output in _outputs:
+        if isinstance(output.out, Writer) and output.out.is_for(descriptor):
+            return output.out
+    return Writer(descriptor)
+
+
+def _is_journal(out: TextIO | Writer) -> bool:
+    """Whether systemd's journal reads it, which takes a priority before each line (systemd.exec(5))."""
+    try:
+        status = os.fstat(out.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _Prioritized:
+    """Puts the priority before every line that a renderer makes."""
+
+    def __init__(self, renderer: Processor) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        priority = _PRIORITIES[event["level"]]
+        text = str(self._renderer(logger, method, event))
+        return "\n".join(priority + line for line in text.split("\n"))
 
 
 def _renderers(log_format: str, *, colors: bool) -> list[Processor]:
@@ -239,7 +305,7 @@ class _Process:
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         del logger, method
-        event["process"] = self._name
+        event.setdefault("process", self._name)  # another's, where one logs what it was told
         return event
 
 

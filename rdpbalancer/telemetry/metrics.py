@@ -101,6 +101,7 @@ class Metrics:
             "accept_pauses", "Times accepting paused for want of descriptors or memory", ("service",)
         )
         self.store_failures = self._counter("store_failures", "Writes of the durable copy that failed", ())
+        self.log_lines_lost = self._counter("log_lines_lost", "Lines of the log that nobody could write", ())
         self.bytes_moved = self._counter("bytes", "Bytes moved", ("service", "server", "direction"))
         self.session_duration = self._histogram(
             "session_duration_seconds", "Length of sessions", _SERVER, _SESSION_BUCKETS_S

@@ -24,7 +24,7 @@ _REVERTED_S = 30
 _NEW = "99.0"
 # A defect that a trial start cannot show.
 _FOR_REAL = 'if ".rehearsal-" not in str('
-_ROUTER = ("runtime/child", "    await Router(", f"    {_FOR_REAL}kept): ")
+_ROUTER = ("runtime/child", "    router = Router(", f"    {_FOR_REAL}kept): ")
 _READY = ("runtime/router", "        self.supervisor.send(messages.Ready(", "")
 
 
@@ -144,7 +144,7 @@ async def test_a_defect_that_a_trial_start_shows_is_refused(installed: Installed
         await client.login("alice")
         router = await installed.router_pid()
         installed.install(
-            "runtime/child", "    await Router(", "    raise OSError('no such luck')\n    await Router("
+            "runtime/child", "    router = Router(", "    raise OSError('no such luck')\n    router = Router("
         )
         done = await installed.command("upgrade", "--wait")
         assert 1 == done.returncode

@@ -98,6 +98,14 @@ async def test_allow_and_deny(house: House) -> None:
         async with LabClient(vip.endpoint, Opening(cookie="a"), source="127.0.0.2") as client:
             await client.leave()
         await turned_away(vip, "denied", "127.0.0.3")
+        await turned_away(vip, "denied", "127.0.0.3")
+        await wait_until_async(
+            lambda: bool(house.events("connections_rejected", service=vip.name, reason="denied")),
+            20,
+            "the sum",
+        )
+        (told,) = house.events("connections_rejected", service=vip.name, reason="denied")
+        assert (2, 1, "127.0.0.3") == (told["count"], told["sources"], told["most_from"])
         await turned_away(vip, "not-allowed", "127.0.0.9")
 
 

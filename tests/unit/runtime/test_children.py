@@ -1,5 +1,6 @@
 """Child processes: real ones, however they end."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -195,3 +197,21 @@ async def test_much_said_at_the_end_is_bounded() -> None:
     watcher = Watcher(process.pid, ours, read)
     assert "exit status 1: why" == await watcher.end()
     assert sum(map(len, watcher.child.last_words)) <= 8192
+
+
+async def test_what_a_child_tells_is_an_event_and_the_rest_is_its_last_words() -> None:
+    """A relay has no log of its own; a line that only looks like an event is kept as said."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    told: list[tuple[str, str, dict[str, Any]]] = []
+    words = children.LastWords(reader, lambda level, event, fields: told.append((level, event, fields)))
+    event = (
+        b'{"timestamp":"2026-01-01","level":"error","event":"internal_error","process":"relay","where":"x"}'
+    )
+    os.write(writer, event[:20])
+    await asyncio.sleep(0)
+    os.write(writer, event[20:] + b'\nTraceback:\n{"level": 1}\n{broken\n  at the end')
+    await wait_until_async(lambda: bool(told), 5, "the event")
+    os.close(writer)
+    assert ["Traceback:", '{"level": 1}', "{broken", "  at the end"] == words.close()
+    assert [("error", "internal_error", {"where": "x"})] == told

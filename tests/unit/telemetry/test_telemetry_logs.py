@@ -151,6 +151,7 @@ def test_a_file_is_appended_to_line_by_line(tmp_path: Path) -> None:
     path.write_text("earlier\n")
     configure(log_format="auto", level="info", process="router", file=path)
     logs.get().info("later")
+    logs.flush()
     earlier, later = path.read_text().splitlines()
     assert ("earlier", "later") == (earlier, json.loads(later)["event"])
 
@@ -162,6 +163,7 @@ def test_configured_anew_the_old_file_is_closed(tmp_path: Path) -> None:
         path = tmp_path / str(number)
         configure(log_format="json", level="info", process="router", file=path)
         earlier.info("event", number=number)
+        logs.flush()
         assert number == json.loads(path.read_text())["number"]
         held = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
         assert [str(path)] == [name for name in held if name.startswith(str(tmp_path))]
@@ -245,3 +247,24 @@ def test_what_a_dead_process_left_half_done_is_no_hindrance(tmp_path: Path) -> N
     (tmp_path / f".user-hash.key.{os.getpid()}").write_bytes(b"half")
     assert 32 == len(installation_key(tmp_path))
     assert ["user-hash.key"] == [file.name for file in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("log_format", ["json", "logfmt", "console"])
+def test_in_the_journal_every_line_has_its_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_format: str
+) -> None:
+    """sd-daemon(3): systemd takes it away again, and `journalctl -p err` finds it. Nowhere else."""
+    path = tmp_path / "journal"
+    path.touch()
+    status = path.stat()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    configure(log_format=log_format, level="debug", process="router", file=path)
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logs.get(), level)("event")
+    logs.flush()
+    assert ["<7>", "<6>", "<4>", "<3>"] == [line[:3] for line in path.read_text().splitlines()]
+    other = tmp_path / "file"
+    configure(log_format=log_format, level="debug", process="router", file=other)
+    logs.get().error("event")
+    logs.flush()
+    assert not other.read_text().startswith("<")
