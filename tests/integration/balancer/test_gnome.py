@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -23,8 +24,9 @@ def own_address(number: int) -> str:
     return f"127.{1 + number // 62500}.{1 + number // 250 % 250}.{1 + number % 250}"
 
 
-async def logins(vip: Vip, users: Sequence[str], *, at_once: int, apart: bool) -> list[Visit]:
-    """Have users log in and stay, each from an address of its own or all from one; return where they are."""
+@asynccontextmanager
+async def logins(vip: Vip, users: Sequence[str], *, at_once: int, apart: bool) -> AsyncIterator[list[Visit]]:
+    """Have users log in and stay, each from an address of its own or all from one; say where they are."""
     door = asyncio.Semaphore(at_once)
     clients: list[LabClient] = []
 
@@ -39,7 +41,7 @@ async def logins(vip: Vip, users: Sequence[str], *, at_once: int, apart: bool) -
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(number, user)) for number, user in enumerate(users)]
-        return [task.result() for task in tasks]
+        yield [task.result() for task in tasks]
     finally:
         for client in clients:
             client.close()
@@ -53,7 +55,8 @@ async def test_a_thousand_logins_arrive(house: House, *, renumber: bool) -> None
         for server in servers:
             server.handovers = Handovers(server.clock, renumber=renumber)
         vip = await house.serve(servers, limits={"per_source": {"half_open": 4096}})
-        visits = await logins(vip, user_names(LOGINS), at_once=AT_ONCE, apart=True)
+        async with logins(vip, user_names(LOGINS), at_once=AT_ONCE, apart=True) as visits:
+            pass
         landed = Counter(visit.landing.server for visit in visits if visit.landing)
         assert LOGINS == sum(landed.values())
         assert {2} == {visit.landing.redirects for visit in visits if visit.landing}
@@ -65,10 +68,10 @@ async def test_an_office_behind_one_address_arrives(house: House) -> None:
     """Fifty users from one address within a minute: wrong hosts say so, and the next one is asked."""
     async with labs(10, behaviour="gnome") as servers:
         vip = await house.serve(servers)
-        visits = await logins(vip, user_names(50), at_once=50, apart=False)
-        assert 50 == sum(visit.landing is not None for visit in visits)
-        assert 50 == sum(server.counters.logins for server in servers)
-        rows = await vip.sessions()
+        async with logins(vip, user_names(50), at_once=50, apart=False) as visits:
+            assert 50 == sum(visit.landing is not None for visit in visits)
+            assert 50 == sum(server.counters.logins for server in servers)
+            rows = await vip.sessions()
         assert {"token"} == {row["reason"] for row in rows}
         assert {"rdp-cookie"} == {row["method"] for row in rows}, (
             "each keeps a first connection's binding alive"

@@ -15,6 +15,9 @@ import pytest
 from tests.integration.install.index import Index, wheel
 
 REPOSITORY: Final = Path(__file__).parents[3]
+# Up to three environments a test, each some seconds of work for ensurepip, and more on a busy machine.
+pytestmark = pytest.mark.timeout(240)
+
 _PYTHON: Final = str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]
 _SAY_ARGUMENTS: Final = "import sys; print('pytest', *sys.argv[1:])"
 _SAY_COMMAND: Final = (
@@ -71,7 +74,7 @@ class Clone:
         python = [] if any(target.startswith("PYTHON=") for target in targets) else [f"PYTHON={_PYTHON}"]
         command = ["make", "--no-print-directory", "-C", str(self.root), *python, *targets]
         return subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=60, env={**plain, **environment}
+            command, check=False, capture_output=True, text=True, timeout=200, env={**plain, **environment}
         )
 
     def installed(self) -> dict[str, str]:
