@@ -547,6 +547,13 @@ class Router:
             await asyncio.sleep(_STATUS_INTERVAL_S)
             if self.doors.open:
                 self.supervisor.send(messages.Status(self.status_line()))
+                self._forget_removed()
+
+    def _forget_removed(self) -> None:
+        """Let go of the counters of what a reload has removed, once its last session has ended."""
+        farm = self.dispatcher.farm
+        servers = {*farm.servers(), *self.dispatcher.ledger.servers()}
+        self.account.keep_only({*farm.services, *(server.service for server in servers)}, servers)
 
     async def _measure_lag(self) -> None:
         while True:

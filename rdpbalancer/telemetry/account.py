@@ -1,7 +1,7 @@
 """Accounting: what is written down of every connection, once, at its end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,6 +112,14 @@ class Account:
         if found is None:
             found = self._servers[facts.server_id] = _ServerMetrics(self._metrics, facts.server_id)
         return found
+
+    def keep_only(self, services: Collection[str], servers: Collection[tuple[str, str]]) -> None:
+        """Forget every other service and server, in the metrics, too."""
+        for service in self._connections.keys() - set(services):
+            del self._connections[service]
+        for server in self._servers.keys() - set(servers):
+            del self._servers[server]
+        self._metrics.keep_only(services, servers)
 
     def connected(self, service: str) -> None:
         """A client has connected, and may yet be turned away."""

@@ -5,7 +5,7 @@ at scrape time, so that the hot path pays nothing for it.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -46,6 +46,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series beside every counter, which nobody reads
         self.registry = CollectorRegistry()
+        self._of_services: list[tuple[Counter | Histogram, tuple[str, ...]]] = []
         self.connections = self._counter("connections", "Connections accepted", ("service",))
         self.rejected = self._counter(
             "rejected", "Connections turned away before a byte was read", ("service", "reason")
@@ -159,12 +160,25 @@ class Metrics:
         for failure in ("refused", "timeout", "closed", "silent"):
             self.connect_failures.labels(*server, failure)
 
+    def keep_only(self, services: Collection[str], servers: Collection[tuple[str, str]]) -> None:
+        """Drop the series of every other service and server: they would stay, and grow, with each reload."""
+        for metric, labels in self._of_services:
+            named = len(_SERVER) if labels[: len(_SERVER)] == _SERVER else 1
+            # Its keys: collecting the samples to read their labels would cost a scrape.
+            for values in list(metric._metrics):  # noqa: SLF001
+                about = values[:named]
+                if about not in servers if named > 1 else about[0] not in services:
+                    metric.remove(*values)
+
     def observe_state(self, snapshot: Callable[[], "StateSnapshot"]) -> None:
         """Read the gauges off `snapshot()` at every scrape."""
         self.registry.register(_StateCollector(snapshot))
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
+        counter = Counter(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
+        if labels:
+            self._of_services.append((counter, labels))
+        return counter
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"{_PREFIX}_{name}", text, registry=self.registry)
@@ -172,7 +186,10 @@ class Metrics:
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
     ) -> Histogram:
-        return Histogram(f"{_PREFIX}_{name}", text, labels, buckets=buckets, registry=self.registry)
+        histogram = Histogram(f"{_PREFIX}_{name}", text, labels, buckets=buckets, registry=self.registry)
+        if labels:
+            self._of_services.append((histogram, labels))
+        return histogram
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,3 +303,30 @@ def test_counters_begin_at_0() -> None:
             ("server_connect_failures_total", {"reason": "refused"}),
         ):
             assert 0 == value(metrics, name, service=SERVICE, server=server, **labels)
+
+
+def test_series_of_what_is_removed_go() -> None:
+    """Those of services and servers that stay keep their counts; what comes back begins at 0 again."""
+    metrics = Metrics()
+    account = Account(metrics, UserNames("off", b""))
+    metrics.prepare(Farm({SERVICE: virtual_service(real_server("ts1"), real_server("ts2"))}))
+    for server in ("ts1", "ts2"):
+        account.opened(facts(server=server))
+        account.closed(msgspec.structs.replace(RECORD, facts=facts(server=server)))
+    account.connected(SERVICE)
+    account.connected("gone")
+    account.failed("gone", NoServerError("all-down", "no"), client="192.0.2.7:1", user=None)
+    metrics.prepare(Farm({"gone": virtual_service(real_server("ts1"), name="gone")}))
+
+    account.keep_only({SERVICE}, {(SERVICE, "ts1")})
+    left = [sample.labels for sample in samples(metrics) if "service" in sample.labels]
+    assert {SERVICE} == {labels["service"] for labels in left}
+    assert {"ts1"} == {labels["server"] for labels in left if "server" in labels}
+    assert 1 == value(metrics, "sessions_total", service=SERVICE, server="ts1")
+    assert 1 == value(metrics, "connections_total", service=SERVICE)
+    assert 0 == account.totals(ServerId(SERVICE, "ts2")).sessions
+
+    account.connected("gone")
+    account.opened(facts(server="ts2"))
+    assert 1 == value(metrics, "connections_total", service="gone")
+    assert 1 == value(metrics, "sessions_total", service=SERVICE, server="ts2")
