@@ -16,6 +16,7 @@ from typing import Final
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.proxy import build_proxy
 from tests.fuzz.control import SEEDS as CONTROL_SEEDS
+from tests.fuzz.exporter import SEEDS as EXPORTER_SEEDS
 from tests.fuzz.targets import TARGETS
 from tests.support.vectors import CONFIRMS, EXCHANGES, TOKENS, VECTORS
 
@@ -33,6 +34,7 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     + [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"],
     "token": list(TOKENS),
     "control": CONTROL_SEEDS,
+    "exporter": EXPORTER_SEEDS,
 }
 
 

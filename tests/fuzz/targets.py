@@ -12,6 +12,7 @@ from rdpbalancer.wire.proxy import MAX_V2_PAYLOAD_BYTES, parse_proxy
 from rdpbalancer.wire.request import MAX_PRECONNECTION_BYTES, MAX_REQUEST_BYTES, parse_request
 from rdpbalancer.wire.token import MAX_DESCRIPTION_CHARS, decode_msts, describe, encode_msts
 from tests.fuzz.control import check_control
+from tests.fuzz.exporter import check_exporter
 
 REQUEST_CODES: Final = frozenset(
     {"tls", "http", "ssh", "not-tpkt", "oversized", "malformed", "not-connection-request"}
@@ -109,4 +110,5 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "proxy": check_proxy,
     "token": check_token,
     "control": check_control,
+    "exporter": check_exporter,
 }

@@ -1,0 +1,1 @@
+"""The metrics port: any bytes have an HTTP answer, or an end."""
