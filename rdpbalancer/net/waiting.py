@@ -34,6 +34,14 @@ _NEVER = float("inf")
 T = TypeVar("T")
 
 
+def hung_up(sock: socket.socket) -> bool | None:
+    """Return whether the peer has gone, as `Watch.gone` says it."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    events = poll.poll(0)
+    return bool(events[0][1] & (select.POLLHUP | select.POLLERR)) if events else None
+
+
 class Watch:
     """One socket that is watched, until `end`. At most one coroutine waits for it at a time."""
 

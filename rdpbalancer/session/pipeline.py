@@ -29,7 +29,7 @@ from rdpbalancer.errors import (
 from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, Security, ServerId, SessionFacts
 from rdpbalancer.net import dial
 from rdpbalancer.net.handshake import Reader
-from rdpbalancer.net.waiting import Steps, Waits
+from rdpbalancer.net.waiting import Steps, Waits, hung_up
 from rdpbalancer.session.connection import (
     Answer,
     Connection,
@@ -39,6 +39,7 @@ from rdpbalancer.session.connection import (
     send_now,
     within,
 )
+from rdpbalancer.session.slow import SlowConnections
 from rdpbalancer.session.turn import Turn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
@@ -111,6 +112,7 @@ class Sessions:
         # Not the loop's own clock, which uvloop counts in whole milliseconds; it has the same beginning.
         self._clock = time.monotonic
         self._waits = Waits()
+        self._slow = SlowConnections(self._watch_slow)
         self._leading: set[Steps] = set()
         self._settled = asyncio.Event()
         # Ids stay unique over restarts of the router, whose predecessor's sessions live on.
@@ -161,6 +163,7 @@ class Sessions:
     def close(self) -> None:
         """Wait for nothing any more."""
         self.give_up()
+        self._slow.close()
         self._waits.close()
 
     def _identify(self, conn: Connection) -> Refusal | None:
@@ -197,6 +200,7 @@ class Sessions:
             self._events.exception("internal_error", error, **about)
             self._failed(conn, RdpBalancerError("internal", "an error of the balancer; please report it"))
         finally:
+            self._slow.discard(conn)
             if conn.watch is not None:
                 conn.watch.end()
             if conn.owned:
@@ -290,14 +294,24 @@ class Sessions:
 
         Raises ClientError: it has left already.
         """
-        try:
-            watch = conn.watch or self._waits.watch(conn.client, only_hang_up=True)
-        except OSError as error:
-            raise RdpBalancerError("internal", f"a client cannot be watched: {error}") from error
-        conn.watch = watch
+        self._slow.discard(conn)
+        watch = conn.watch
+        if watch is None:
+            try:
+                watch = conn.watch = self._waits.watch(conn.client, only_hang_up=True)
+            except OSError as error:
+                raise RdpBalancerError("internal", f"a client cannot be watched: {error}") from error
+            watch.gone = hung_up(conn.client)
         watch.on_hang_up = functools.partial(self._client_left, conn)
         if watch.gone is not None and _has_left(conn, watch.gone):
             raise _gave_up(conn)
+
+    def _watch_slow(self, conn: Connection) -> None:
+        try:
+            self._watch_client(conn)
+        except RdpBalancerError as error:
+            if conn.leading is not None:
+                conn.leading.throw(error)
 
     def _client_left(self, conn: Connection, gone: bool) -> None:  # noqa: FBT001 (as a watch tells it)
         """End a connection whose client has left: nothing of it stays at a server, or half open."""
@@ -311,7 +325,10 @@ class Sessions:
 
         Raises NoServerError, the last ServerError, or RefusedError: nobody takes the routing token.
         """
-        self._watch_client(conn)
+        if conn.watch is not None:
+            self._watch_client(conn)
+        else:
+            self._slow.add(conn)
         while True:
             lease, go = await self._choose(conn)
             try:
@@ -365,6 +382,7 @@ class Sessions:
         if conn.half_closed:
             raise _gave_up(conn)
         conn.queueing = True
+        self._watch_client(conn)
         lease = await Turn(conn, self._dispatcher, self._clock).come(wanted.server)
         conn.queueing = False
         if lease is None:
@@ -422,16 +440,19 @@ class Sessions:
         return build_proxy(conn.service.send_proxy, conn.peer, Endpoint(plain_address(host), port))
 
     def _goes_on(self, conn: Connection) -> bool:
-        """Whether another server is tried.
+        """Whether another server is tried. Raises ClientError: the client has left.
 
         One that closes on a routing token it has not made is no failure: that is how its maker is found.
         """
-        if conn.half_closed:
-            # Who has closed its half may have left: one server's time is what such a client is given.
-            return False
         if isinstance(conn.token, int):
-            return len(conn.tried) < MAX_ASKED and self._clock() < conn.began_at + SEARCH_S
-        return len(conn.tried) <= conn.service.redispatch
+            one_more = len(conn.tried) < MAX_ASKED and self._clock() < conn.began_at + SEARCH_S
+        else:
+            one_more = len(conn.tried) <= conn.service.redispatch
+        if not one_more:
+            return False
+        self._watch_client(conn)
+        # Who has closed its half may have left: one server's time is what such a client is given.
+        return not conn.half_closed
 
     def _try_another(self, conn: Connection, lease: Lease, error: ServerError) -> bool:
         """Note that a server has failed the connection; return whether another one is to be tried."""

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -73,10 +74,7 @@ class Way:
 
     async def up_to_the_relay(self) -> socket.socket:
         """Let a client come in and be answered by its server; return its end when it waits for a relay."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            client = socket.create_connection(listener.getsockname(), timeout=PATIENCE_S)
-            ours, address = listener.accept()
-        ours.setblocking(False)
+        client, ours, address = accepted()
         client.sendall(Opening(cookie=ALICE.value).request())
         self.sessions.connected(self.service, ours, address)
         await wait_until_async(lambda: self.relays.waiting, PATIENCE_S, "waiting for a relay")
@@ -90,6 +88,15 @@ class Way:
     def failures(self) -> list[str]:
         """Return why connections failed."""
         return [line["reason"] for line in self.house.logged("connection_failed")]
+
+
+def accepted() -> tuple[socket.socket, socket.socket, Any]:
+    """Return a client's end of a connection, ours, and where it comes from."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), timeout=PATIENCE_S)
+        ours, address = listener.accept()
+    ours.setblocking(False)
+    return client, ours, address
 
 
 @pytest.fixture
@@ -132,6 +139,38 @@ async def test_a_client_that_leaves_while_it_waits_for_a_relay(way: Way, server:
     await wait_until_async(lambda: way.held() == (0, 0, 0), PATIENCE_S, "everything given back")
     await wait_until_async(lambda: server.connections == 0, PATIENCE_S, "no connection at the server")
     assert ["gave-up"] == way.failures()
+
+
+async def test_a_connection_that_is_quick_is_not_watched(way: Way) -> None:
+    """To register each client in the epoll, and take it out, costs a tenth of a login's system calls."""
+    client = await way.up_to_the_relay()
+    held = way.held()
+    assert 0 == len(way.sessions._waits)
+    await wait_until_async(lambda: len(way.sessions._waits), PATIENCE_S, "its client to be watched")
+    assert held == way.held()
+    way.sessions.give_up()
+    assert 0 == len(way.sessions._waits)
+    client.close()
+
+
+@pytest.mark.parametrize("how", ["close", "half-close"])
+async def test_a_client_that_had_left_before_its_server_failed(way: Way, how: str) -> None:
+    """Looked at before another server is tried, however quick the first one was to refuse."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    way.house.apply(service_of([local_server("ts1", port=dead), local_server("ts2", port=dead)]))
+    way.house.watch._resolved(sid("ts2"), ("127.0.0.1",))
+    client, ours, address = accepted()
+    client.sendall(Opening(cookie=ALICE.value).request())
+    client.shutdown(socket.SHUT_WR)
+    if how == "close":
+        client.close()
+    way.sessions.connected(way.service, ours, address)
+    await wait_until_async(way.failures, PATIENCE_S, "the end")
+    assert ["gave-up"] == way.failures()
+    assert 1 == len(way.house.logged("server_failed"))
+    assert (0, 0, 0) == way.held()
+    client.close()
 
 
 async def test_no_relay_comes(way: Way, server: LabServer) -> None:
