@@ -1,16 +1,18 @@
 """The command line: parse arguments, call, print. Heavy imports wait until a command needs them."""
 
+import errno
 import io
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from rdpbalancer import __version__
 from rdpbalancer.cli import output
-from rdpbalancer.cli.escape import escaped_lines
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DEFAULT_SOCKET = Path("/run/rdpbalancer/control.sock")
 
 
@@ -41,6 +43,24 @@ def _add_commands() -> None:
             root.add_command(command)
 
 
+def _run() -> None:
+    try:
+        root(prog_name="rdpbalancer")
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a failure can be told
+
+
+def _end_output(error: OSError) -> NoReturn:
+    """End where nobody takes the output; raise any other error again."""
+    if error.errno in _DISK_FULL:
+        output.complain(f"the output cannot be written: {error.strerror}")
+    elif error.errno != errno.EPIPE:  # the reader of a pipe (head, less) has seen enough
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(output.EXIT_FAILED)
+
+
 def main() -> None:
     """Run the command line."""
     from rdpbalancer.control.client import UnreachableError
@@ -51,24 +71,20 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no failure
             stream.reconfigure(errors="backslashreplace")
     try:
-        root(prog_name="rdpbalancer")
+        _run()
     except UnreachableError as error:
         output.complain(str(error))
         sys.exit(output.EXIT_UNREACHABLE)
     except ConfigurationError as error:
         if error.code == "configuration":  # a line for each mistake, with its place first, as compilers do
-            print(escaped_lines(str(error)), file=sys.stderr)
+            output.complain(str(error), program="")
         else:
             output.complain(str(error))
-        # A taken port or a folder that is not writable is no mistake in the file: trying again may help.
-        passing = error.code in ("listen", "folder", "state-in-use")
-        sys.exit(output.EXIT_FAILED if passing else output.EXIT_CONFIGURATION)
+        sys.exit(output.EXIT_FAILED if error.code in output.PASSING else output.EXIT_CONFIGURATION)
     except RdpBalancerError as error:
         output.complain(str(error))
         # A reload's bad file is the same mistake as one that `check` and `run` find.
         bad_file = error.code == "configuration"
         sys.exit(output.EXIT_CONFIGURATION if bad_file else output.EXIT_FAILED)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(output.EXIT_FAILED)
+    except OSError as error:
+        _end_output(error)

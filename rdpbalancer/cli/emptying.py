@@ -1,5 +1,6 @@
 """Waiting for servers to be empty, as `drain --wait` does."""
 
+import contextlib
 import itertools
 import os
 import sys
@@ -13,10 +14,13 @@ from rdpbalancer.cli.asking import ask, rows
 from rdpbalancer.cli.escape import escaped
 from rdpbalancer.cli.output import counted
 from rdpbalancer.cli.table import cell_width, shown
+from rdpbalancer.errors import RdpBalancerError
 
 # The shortest pause between two questions, and the longest: who waits for hours need not ask often.
 _POLL_S: Final = 0.2
 _SLOW_POLL_S: Final = 2.0
+# The service answers nobody while its router is replaced: seconds, and half a minute on a bad way back.
+_UNREACHABLE_S: Final = 60.0
 # So many of those who are left are told by name.
 _NAMES: Final = 5
 
@@ -37,7 +41,7 @@ class Emptying:
         """
         began_at = time.monotonic()
         try:
-            while left := self._count():
+            while left := self._count_patiently():
                 waited_s = time.monotonic() - began_at
                 if deadline_s is not None and waited_s >= deadline_s:
                     return left
@@ -57,6 +61,22 @@ class Emptying:
             for row in rows(self._context, "sessions", server=server)
         )
         return list(itertools.islice(sessions, most))
+
+    def _count_patiently(self) -> int:
+        """Count, over an upgrade and a router's death, too: whoever waits for a night does not notice them.
+
+        Raises UnreachableError: the service has not answered for a minute.
+        """
+        from rdpbalancer.control.client import UnreachableError
+
+        until_at = time.monotonic() + _UNREACHABLE_S
+        while True:
+            try:
+                return self._count()
+            except UnreachableError:
+                if time.monotonic() >= until_at:
+                    raise
+            time.sleep(_POLL_S)
 
     def _count(self) -> int:
         found = {f"{row['service']}/{row['name']}": row["sessions"] for row in ask(self._context, "servers")}
@@ -81,7 +101,8 @@ class Emptying:
             return
         text = f"{counted(left, 'session')} left"
         if left <= _NAMES:
-            text += f": {', '.join(self.names(left))}"
+            with contextlib.suppress(RdpBalancerError):  # who cannot be named now is named at the next look
+                text += f": {', '.join(self.names(left))}"
         if text == self._told:
             return
         self._clear()

@@ -40,7 +40,7 @@ def _socket_of(config: Path, otherwise: Path) -> Path:
 @click.option(
     "-c",
     "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
     help="Reload the service that runs with this file, wherever its runtime_dir is.",
 )
 @click.option("--wait", is_flag=True, help="Return when every new server has been checked.")

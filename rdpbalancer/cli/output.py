@@ -2,10 +2,11 @@
 
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rdpbalancer.cli import terminal
 from rdpbalancer.cli.escape import escaped, escaped_lines, json_text
@@ -16,6 +17,11 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 69
 EXIT_WAIT_RAN_OUT = 75
 EXIT_CONFIGURATION = 78
+# A taken port, a folder that is not writable: no mistake in the file, and trying again may help.
+PASSING = frozenset({"listen", "folder", "log-file", "state-in-use"})
+
+# The priority of an error, as the journal reads it (sd-daemon).
+_JOURNAL_ERROR = "<3>"
 
 # A table's columns are as wide as its first rows need: further ones are not kept waiting, nor in memory.
 ROWS_AT_ONCE = 1000
@@ -28,9 +34,21 @@ def say(text: str) -> None:
     print(escaped_lines(text), flush=True)
 
 
-def complain(message: str) -> None:
-    """Print an error for a person."""
-    print(f"rdpbalancer: {escaped_lines(message)}", file=sys.stderr)
+def complain(message: str, *, program: str = "rdpbalancer: ") -> None:
+    """Print an error for a person, who may look for it with ``journalctl -p err``."""
+    text = f"{program}{escaped_lines(message)}"
+    if _journal_reads(sys.stderr):
+        text = "\n".join(f"{_JOURNAL_ERROR}{line}" for line in text.splitlines())
+    print(text, file=sys.stderr)
+
+
+def _journal_reads(stream: TextIO) -> bool:
+    """Whether systemd's journal reads what is written here (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def print_json(value: Any) -> None:

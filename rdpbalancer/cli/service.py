@@ -11,12 +11,12 @@ from rdpbalancer.cli import output
 from rdpbalancer.cli.output import counted
 
 DEFAULT_CONFIG = Path("/etc/rdpbalancer/rdpbalancer.yaml")
-
 config_option = click.option(
     "-c",
     "--config",
     "config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    # Whether it can be read is said with the reason and exit status of the other mistakes.
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
     default=DEFAULT_CONFIG,
     show_default=True,
     help="The configuration file; conf.d/*.yaml beside it belongs to it.",
@@ -29,15 +29,23 @@ def run_service(config: Path) -> None:
     """Run the service in the foreground, until SIGTERM or Ctrl-C."""
     import setproctitle
 
+    from rdpbalancer.errors import ConfigurationError, RdpBalancerError
     from rdpbalancer.runtime.loop import run
     from rdpbalancer.runtime.supervisor import serve
 
     setproctitle.setproctitle("rdpbalancer: supervisor")
-    run(serve(config.absolute()))
+    try:
+        run(serve(config.absolute()))
+    except RdpBalancerError as error:
+        if error.code == "configuration":
+            raise
+        output.complain(f"error: {error.code}: {error}")
+        ours = isinstance(error, ConfigurationError) and error.code not in output.PASSING
+        sys.exit(output.EXIT_CONFIGURATION if ours else output.EXIT_FAILED)
 
 
 @click.command("check")
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False, readable=False))
 @config_option
 @click.pass_context
 def check_config(context: click.Context, file: Path | None, config: Path) -> None:

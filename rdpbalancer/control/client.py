@@ -80,9 +80,15 @@ class Client:
 
     def _call(self, verb: str, params: dict[str, Any]) -> Any:
         try:
+            request = encode(Request(verb, params))
+        except UnicodeEncodeError as error:  # from a terminal with another encoding than this locale's
+            raise RefusedError(
+                "bad-parameters", f"{verb}: {error.object!a} is no text in UTF-8, as names here are"
+            ) from error
+        try:
             # A service that is too busy answers at once, and does not read what it refuses.
             with contextlib.suppress(BrokenPipeError):
-                self._sock.sendall(encode(Request(verb, params)))
+                self._sock.sendall(request)
             line = self._file.readline()
         except OSError as error:
             raise UnreachableError("unreachable", f"the service does not answer: {error}") from error

@@ -826,5 +826,6 @@ def prepare_folders(active: Active) -> None:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(13, "it is not writable for this user")
         except OSError as error:
-            message = f"global.{name}: {folder} cannot be used: {error.strerror or error}"
+            why = f"{folder} cannot be used: {error.strerror or error}"
+            message = f"global.{name}: {why}; it has to be a folder that the service's user may write to"
             raise ConfigurationError("folder", message) from error

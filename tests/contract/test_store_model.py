@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -208,7 +208,9 @@ class LoadingMachine(DurableMachine):
         assert expected == {key: self.store.get(key, now=self.now) for key in KEYS}
 
 
+# How long examples take is the machine's business.
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TestMemoryStore = StoreMachine.TestCase
-TestMemoryStore.settings = settings(max_examples=150, deadline=None)
+TestMemoryStore.settings = settings(_UNTIMED, max_examples=150)
 TestDurableStore = DurableMachine.TestCase
-TestDurableStore.settings = settings(max_examples=30, deadline=None)
+TestDurableStore.settings = settings(_UNTIMED, max_examples=30)

@@ -74,9 +74,9 @@ class FakeService:
     def _answer(self, connection: socket.socket, request: dict[str, Any]) -> bool:
         self.asked.append((request["verb"], request["params"]))
         given = self._answers[request["verb"]]
-        if not given or given[0] is None:
+        result = None if not given else given.pop(0) if len(given) > 1 else given[0]
+        if result is None:
             return False
-        result = given.pop(0) if len(given) > 1 else given[0]
         if isinstance(result, Refusal):
             answer: dict[str, Any] = {"ok": False, "error": result.error}
         else:

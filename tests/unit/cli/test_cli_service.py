@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from rdpbalancer import __version__
+from rdpbalancer.cli.operate import reload_config
+from rdpbalancer.cli.service import check_config, run_service
 from tests.unit.cli.fake import command
 
 GOOD = """\
@@ -102,7 +105,46 @@ def test_a_folder_that_cannot_be_made_is_no_mistake_in_the_file(tmp_path: Path) 
     path.write_text(f"global: {{state_dir: {tmp_path}/file/state, runtime_dir: {tmp_path}/run}}\n" + GOOD)
     done = command("run", "-c", str(path))
     assert (1, "") == (done.status, done.out)
-    assert f"global.state_dir: {tmp_path}/file/state cannot be used: Not a directory" in done.err
+    why = f"global.state_dir: {tmp_path}/file/state cannot be used: Not a directory"
+    assert f"rdpbalancer: error: folder: {why}; it has to be a folder that" in done.err
+
+
+def test_errors_at_a_start_have_one_form(tmp_path: Path) -> None:
+    """Program, `error`, a stable code, what is wrong: one line, and a log file is no mistake of the file."""
+    path = tmp_path / "rdpbalancer.yaml"
+    places = f"state_dir: {tmp_path}/state, runtime_dir: {tmp_path}/run"
+    path.write_text(f"global: {{{places}, log: {{file: {tmp_path}/none/log}}}}\n" + GOOD)
+    done = command("run", "-c", str(path))
+    assert (1, "") == (done.status, done.out)
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"rdpbalancer: error: log-file: global.log.file: {tmp_path}/none/log cannot be")
+
+
+@pytest.mark.parametrize(
+    "command", [check_config, run_service, reload_config], ids=lambda command: command.name
+)
+def test_a_file_that_may_not_be_read_is_no_wrong_usage(command: click.Command) -> None:
+    """It is the reader that says so, with what to do and exit status 78, not the parser of the arguments."""
+    files = [parameter.type for parameter in command.params if isinstance(parameter.type, click.Path)]
+    assert files
+    assert [] == [file for file in files if file.readable]
+
+
+@pytest.mark.parametrize("content", [BAD, f"global: {{runtime_dir: /dev/null/x}}\n{GOOD}"])
+def test_the_journal_knows_errors(tmp_path: Path, content: str) -> None:
+    """`journalctl -p err` finds every line of a failed start: each has a priority where the journal reads."""
+    path, journal = tmp_path / "rdpbalancer.yaml", tmp_path / "journal"
+    path.write_text(content)
+    arguments = [sys.executable, "-m", "rdpbalancer", "run", "-c", str(path)]
+    for named in (True, False):
+        with journal.open("w") as out:
+            status = os.fstat(out.fileno())
+            stream = f"{status.st_dev}:{status.st_ino}" if named else "1:1"
+            environ = {**os.environ, "JOURNAL_STREAM": stream}
+            subprocess.run(arguments, check=False, stderr=out, env=environ, timeout=30)
+        lines = journal.read_text().splitlines()
+        assert lines
+        assert {named} == {line.startswith("<3>") for line in lines}
 
 
 def test_the_schema_is_json() -> None:

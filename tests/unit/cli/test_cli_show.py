@@ -454,3 +454,27 @@ def test_a_list_that_is_refused_is_no_empty_list(tmp_path: Path, what: str) -> N
     done, _ = run(tmp_path, "show", what, "--service", "TYPO", **{what: [refusal]})
     assert (1, "") == (done.status, done.out)
     assert "there is no service TYPO" in done.err
+
+
+@pytest.mark.parametrize("rows_there", [1, 5000])
+def test_an_output_that_cannot_be_written(tmp_path: Path, rows_there: int) -> None:
+    """A full disk is told in a sentence, however little there was to write."""
+    answer = {"rows": [rows.session()] * rows_there, "next": None, "total": rows_there}
+    with FakeService(tmp_path / "s", {"sessions": [answer]}) as service, Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rdpbalancer", "--socket", str(service.path), "show", "sessions"],
+            check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+    assert (1, "rdpbalancer: the output cannot be written: No space left on device\n") == (
+        done.returncode,
+        done.stderr,
+    )
+
+
+def test_a_word_that_is_no_text(tmp_path: Path) -> None:
+    """A terminal in Latin-1 sends bytes that are none in UTF-8; nothing is asked for, and it is told why."""
+    done, service = run(
+        tmp_path, "show", "persistence", "--key", b"m\xfcller".decode(errors="surrogateescape")
+    )
+    assert (1, "", []) == (done.status, done.out, service.asked)
+    assert "is no text in UTF-8" in done.err

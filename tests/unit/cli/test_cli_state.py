@@ -57,6 +57,13 @@ def test_waiting_for_a_server_to_be_empty(tmp_path: Path) -> None:
     assert service.times("servers") >= 3
 
 
+def test_a_wait_outlives_the_router(tmp_path: Path) -> None:
+    """An upgrade in the middle of the night takes the answer away once, and not the sessions' end with it."""
+    answers = [[rows.server(sessions=2)], None, [rows.server(sessions=0)]]
+    done, _ = run(tmp_path, "drain", "ts1", "--wait", set_state=[rows.told(sessions=2)], servers=answers)
+    assert (0, "ts/ts1: drain (0 sessions)\n") == (done.status, done.out)
+
+
 def test_a_wait_that_runs_out(tmp_path: Path) -> None:
     """Exit status 75; the server drains on."""
     done, service = run(
@@ -126,11 +133,13 @@ def test_kick_and_wait_end_sessions_at_once(tmp_path: Path) -> None:
     assert [True] == [params["kick"] for params in service.params("set-state")]
 
 
-def test_a_service_that_goes_away_while_one_waits(tmp_path: Path) -> None:
-    """That is not an empty server."""
-    done, _ = run(tmp_path, "drain", "ts1", "--wait", set_state=[rows.told(sessions=2)], servers=[None])
+def test_a_service_that_goes_away_while_one_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is not an empty server; it is asked again for a while."""
+    monkeypatch.setattr("rdpbalancer.cli.emptying._UNREACHABLE_S", 0.3)
+    done, service = run(tmp_path, "drain", "ts1", "--wait", set_state=[rows.told(sessions=2)], servers=[None])
     assert 69 == done.status
     assert "the service closed the connection" in done.err
+    assert service.times("servers") > 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Final
 
 import pytest
 
+from rdpbalancer.cli.output import EXIT_CONFIGURATION
 from rdpbalancer.runtime import supervisor
 from rdpbalancer.settings.load import load
 from rdpbalancer.settings.units import parse_duration_s
@@ -21,6 +22,8 @@ _PAGE: Final = DOCS / "how-to" / "install-systemd.md"
         ("NotifyAccess", ["main"]),
         ("KillMode", ["mixed"]),
         ("Restart", ["on-failure"]),
+        # A mistake in the configuration: `systemctl --failed` shows it, and no loop fills the journal.
+        ("RestartPreventExitStatus", [str(EXIT_CONFIGURATION)]),
         ("OOMPolicy", ["continue"]),
         ("FileDescriptorStoreMax", ["128"]),
         # A static user in the machine's own user namespace: the control socket has to know who asks.
