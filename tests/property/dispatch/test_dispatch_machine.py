@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rdpbalancer.core.farm import PersistencePolicy, RealServer
 from rdpbalancer.core.ledger import Lease
 from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.redirection import FOLLOWED_S
 from rdpbalancer.core.route import Go, View, Wait, goes_before
 from rdpbalancer.core.status import ServerStatus
-from rdpbalancer.model import Health, Intent, Key, Method, ServerId
+from rdpbalancer.model import Health, Intent, Key, Method, Reason, ServerId
 from rdpbalancer.stores.memory import MemoryStore
 from tests.unit.core.farms import SERVICE, real_server, server_status, sid
 from tests.unit.dispatch.scene import TTL_S, Caller, Scene
@@ -21,7 +22,9 @@ from tests.unit.dispatch.scene import TTL_S, Caller, Scene
 T = TypeVar("T")
 
 NAMES = ("ts1", "ts2", "ts3", "sorry")
+NUMBERS = (7, 3735928559)  # routing tokens that only their maker understands
 KEYS = [Key(Method.RDP_COOKIE, "alice"), Key(Method.RDP_COOKIE, "bert"), Key(Method.SOURCE_IP, "192.0.2.1")]
+NEW = (Reason.SCHEDULED, Reason.REDISPATCH, Reason.BACKUP)
 # More turns than this for the connections of one run: they hand something round.
 MOST_TURNS = 1000
 REDISPATCH = 2
@@ -65,6 +68,9 @@ class Places(RuleBasedStateMachine):
         self.waiting: list[Caller] = []
         self.sessions: list[tuple[str, Key | None]] = []
         self.most: dict[ServerId, float] = {}
+        self.makers: dict[int, tuple[str, str]] = {}
+        self.followed: dict[str, float] = {}
+        self.emptying: dict[ServerId, int] = {}
         self.configured: dict[str, Any] = {}
 
     @initialize(
@@ -107,13 +113,20 @@ class Places(RuleBasedStateMachine):
     # ---- connections -------------------------------------------------------------------------------
 
     @precondition(lambda self: self.served)
-    @rule(key=st.sampled_from([None, *KEYS]), token=st.sampled_from([None, None, None, *NAMES]))
-    def come(self, key: Key | None, token: str | None) -> None:
+    @rule(
+        key=st.sampled_from([None, *KEYS]),
+        token=st.sampled_from([None, None, None, *NAMES, *NUMBERS]),
+        source=st.sampled_from(["192.0.2.1", "192.0.2.2"]),
+    )
+    def come(self, key: Key | None, token: str | int | None, source: str) -> None:
         """Somebody comes, with a key, a routing token, both or neither."""
-        caller = Caller(
-            key=key, token=real_server(token).address if token else None, service=self.scene.service
-        )
+        named = real_server(token).address if isinstance(token, str) else token
+        caller = Caller(key=key, token=named, source=source, service=self.scene.service)
+        bindings = {each: self.stored(each) for each in KEYS}
         self.decide(caller)
+        if isinstance(token, int):
+            assert bindings == {each: self.stored(each) for each in KEYS}
+            assert caller.go is None or not caller.go.binds
 
     @precondition(lambda self: any(caller.granted for caller in self.waiting))
     @rule(n=which)
@@ -165,8 +178,11 @@ class Places(RuleBasedStateMachine):
         """A relay takes the session."""
         caller = take(self.confirmed, n)
         assert caller.lease is not None
-        key = caller.lease.key
-        self.sessions.append((self.scene.open(caller), key))
+        key, server = caller.lease.key, caller.lease.server.name
+        session = self.scene.open(caller)
+        self.sessions.append((session, key))
+        if isinstance(caller.token, int):
+            self.makers[caller.token] = (session, server)
 
     @precondition(lambda self: self.sessions)
     @rule(n=which)
@@ -174,6 +190,7 @@ class Places(RuleBasedStateMachine):
         """A session ends; the last one of its key starts the binding's time."""
         session, key = take(self.sessions, n)
         self.scene.close(session)
+        self.followed[session] = self.scene.now + FOLLOWED_S
         if key is None or not self.served or self.scene.dispatcher.ledger.uses(SERVICE, key):
             return
         binding = self.stored(key)
@@ -192,12 +209,12 @@ class Places(RuleBasedStateMachine):
 
     def step(self, caller: Caller, move: Callable[[], object]) -> None:
         """Let a connection move, and see whether it went where its key is bound."""
-        home = self.home(caller)
+        home = self.maker(caller) if isinstance(caller.token, int) else self.home(caller)
         ticket = caller.ticket
         resting = {view.server.id for view in self.views() if view.emptying}
-        bound = caller.key is not None and self.served and self.scene.binding(caller.key) is not None
+        granted = any(lease is not None for lease in caller.granted)  # before the server was full, perhaps
         move()
-        if caller.go is not None and caller.token is None and not bound:
+        if caller.go is not None and caller.go.reason in NEW and not granted:
             assert caller.go.server not in resting, "a new user on a server that is emptying"
         if caller.lease is not None:
             self.leased.append(caller)
@@ -206,7 +223,7 @@ class Places(RuleBasedStateMachine):
             caller.waiter.grant = caller.granted.append
             self.waiting.append(caller)
             assert ticket in (None, caller.ticket)
-        if home is not None and not (caller.go and not caller.go.binds):
+        if home is not None and (isinstance(caller.token, int) or not (caller.go and not caller.go.binds)):
             assert home == destination(caller)
 
     def was_granted(self, caller: Caller, lease: Lease | None) -> None:
@@ -220,6 +237,19 @@ class Places(RuleBasedStateMachine):
         assert lease.server not in caller.tried
 
     # ---- what is promised --------------------------------------------------------------------------
+
+    @invariant()
+    def a_server_that_was_full_is_closed_to_new_users(self) -> None:
+        """From its limit on until it has fallen to `min_connections`, or is configured to take more."""
+        before, self.emptying = self.emptying, {}
+        for view in self.views():
+            server, lower, most = view.server.id, view.server.min_connections, view.server.max_connections
+            sessions = self.scene.dispatcher.ledger.sessions_on(server)
+            still = server in before and before[server] >= most and sessions > lower
+            closed = bool(lower and view.capacity) and (sessions >= view.capacity or still)
+            assert closed == view.emptying, f"{server} has {sessions}"
+            if closed:
+                self.emptying[server] = most
 
     @invariant()
     def no_server_has_more_than_its_places(self) -> None:
@@ -283,6 +313,14 @@ class Places(RuleBasedStateMachine):
         assert [(0, 0)] * len(NAMES) == [(self.scene.load(name), ledger.burden(sid(name))) for name in NAMES]
         assert [0] * len(KEYS) == [ledger.uses(SERVICE, key) for key in KEYS]
         if self.served:
+            self.scene.now += FOLLOWED_S
+            for number in NUMBERS:
+                caller = self.scene.come(token=number)
+                assert caller.go is None or caller.go.reason is not Reason.TOKEN, "nobody is followed now"
+                if caller.lease is not None:
+                    self.scene.give_back(caller)
+                elif caller.waiter is not None:
+                    self.scene.dispatcher.leave(SERVICE, caller.waiter)
             assert 0 == self.scene.dispatcher.queue_length(SERVICE)
             left = list(self.scene.dispatcher.bindings(SERVICE).entries(now=self.scene.now))
             assert [] == [entry for entry in left if not entry.confirmed or entry.expires_at is None]
@@ -309,6 +347,19 @@ class Places(RuleBasedStateMachine):
         store = self.scene.dispatcher.bindings(SERVICE)
         assert isinstance(store, MemoryStore)
         return store.confirmed(key)
+
+    def maker(self, caller: Caller) -> ServerId | None:
+        """Return the server that has taken a connection's number before, where it can take it again."""
+        assert isinstance(caller.token, int)
+        session, server = self.makers.get(caller.token, ("", ""))
+        if not session or not self.served or self.followed.get(session, self.scene.now + 1) <= self.scene.now:
+            return None
+        view = next((view for view in self.views() if view.server.id.name == server), None)
+        if view is None or not view.takes_token or view.server.id in caller.tried:
+            return None
+        own = any(lease is not None and lease.server == view.server.id for lease in caller.granted)
+        waits = self.scene.service.persistence.wait_when_full
+        return view.server.id if waits or own or not view.full else None
 
     def home(self, caller: Caller) -> ServerId | None:
         """Return the server to which a connection has to go or wait for, None: it may go anywhere."""

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from rdpbalancer.core.dispatch import Dispatcher, Token
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
 from rdpbalancer.core.ledger import Lease
@@ -174,6 +176,8 @@ class Scene:
         session = f"s{self._sessions}"
         lease = caller.lease
         known = facts(session, lease.server.name, key=lease.key, source=caller.source)
+        if isinstance(caller.token, int):
+            known = msgspec.structs.replace(known, token=f"Cookie: msts={caller.token}", token_kind="number")
         self.dispatcher.open(lease, known, relay=1)
         caller.lease = None
         return session
