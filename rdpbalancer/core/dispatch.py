@@ -116,6 +116,7 @@ class Dispatcher:
                 continue
             state.policy = policy
             state.bindings.resize(policy.max_entries)
+            state.collisions_told.clear()  # what the new configuration does not help against is told again
             if state.away:
                 state.away = False
                 self.unpin_unused(name)
@@ -293,6 +294,10 @@ class Dispatcher:
             follows.append(bound)
         known = self._redirections.knows(service.name, token)
         return Query(source, tried=tried, follows=follows, maker_known=known)
+
+    def may_search(self, service: str, source: str, *, now: float) -> bool:
+        """Whether one more server than `redispatch` allows may be asked whether a token is its own."""
+        return self._redirections.may_search(service, source, now=now)
 
     def take(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from rdpbalancer.core.admission import source_network
+from rdpbalancer.core.bucket import Buckets
 from rdpbalancer.model import Key, SessionFacts
 
 # For how long after a session's end a token may follow it. The host gives the client 30 s; the client's way,
@@ -20,9 +21,16 @@ FOLLOWED_S = 60.0
 # For how long a token is looked for: its maker gives it up after 30 s.
 SEARCH_S = 30.0
 # How many servers are asked whether a token is theirs. A wrong one says so in a round trip, so a farm of
-# sixteen is searched whole; and a stranger who makes numbers up costs each server one connection, as if he
-# had come to it directly.
+# sixteen is searched whole.
 MAX_ASKED = 16
+# How many servers are asked, beyond those that any connection may try (`redispatch`), for all tokens of one
+# source at once and again within a minute: fifty users who log in behind one address bring a hundred tokens,
+# each asked for at every second of ten hosts or so. And only for a source that has a session or has just had
+# one: a stranger who makes numbers up would otherwise make sixteen connections of each of his own.
+SEARCHES = 1000
+SEARCHES_AGAIN_S = 60.0
+# Sources whose searches are counted; one beyond it pushes out the one that has been silent longest.
+MAX_SEARCHING = 65_536
 # Ended sessions that are remembered, of all services. At a thousand ends a second, a farm of 100,000 users
 # whose network fails, it is the last minute's; beyond it the oldest are forgotten. About 20 MB.
 MAX_ENDED = 65_536
@@ -63,6 +71,7 @@ class Redirections:
         self._live: dict[str, Step] = {}
         self._ended: deque[Step] = deque()
         self._tokens: dict[tuple[str, int], Step] = {}
+        self._searches = Buckets(MAX_SEARCHING)
 
     def __len__(self) -> int:
         return len(self._live) + len(self._ended)
@@ -115,6 +124,14 @@ class Redirections:
     def knows(self, service: str, token: int) -> bool:
         """Whether the token's own last session is known: its maker is no guess."""
         return (service, token) in self._tokens
+
+    def may_search(self, service: str, source: str, *, now: float) -> bool:
+        """Whether one more server may be asked for a token of this source than for any other connection."""
+        self._forget(now)
+        counted = (service, source_network(source))
+        if counted not in self._sources:
+            return False
+        return self._searches.spend(counted, whole=SEARCHES, refill_s=SEARCHES_AGAIN_S, now=now)
 
     def _forget(self, now: float) -> None:
         ended = self._ended

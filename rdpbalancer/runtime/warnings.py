@@ -123,15 +123,9 @@ RULES: Final = (
         until=("upgraded",),
     ),
     Rule("code_changed", "other code is installed than runs: {detail}", until=("upgraded",)),
-    Rule(
-        "cookie_collision", "one cookie in {service} stands for many people", for_s=LATELY, per=("service",)
-    ),
-    Rule(
-        "address_collision",
-        "one address in {service} stands for many people, who all go to one server",
-        for_s=LATELY,
-        per=("service",),
-    ),
+    # Told once for each key, at its beginning: it may well last the day.
+    Rule("cookie_collision", "{service}: {detail}", until=("reloaded",), for_s=24 * HOUR, per=("service",)),
+    Rule("address_collision", "{service}: {detail}", until=("reloaded",), for_s=24 * HOUR, per=("service",)),
     Rule(
         "name_not_resolved",
         "the name of {service}/{server} cannot be resolved: {detail}",

@@ -62,6 +62,10 @@ _ONE_ADDRESS_CURE = (
     "probably a gateway (Guacamole, a web client) or NAT; let it send user names as cookies (Guacamole:"
     " load-balance-info), or the clients' addresses (accept_proxy), or set on_collision: next-method"
 )
+_ONE_COOKIE = (
+    "many addresses use one cookie at once, and so all go to one server: probably a domain name that mstsc"
+    " cut short; let users log in as user@domain, or set on_collision: next-method"
+)
 _UNREAD_COOKIE_CURE = "these clients send user names: put rdp-cookie before source-ip in persistence.methods"
 
 
@@ -273,7 +277,7 @@ class Sessions:
                 "cookie_collision",
                 service=service.name,
                 user=self._account.users(key.value),
-                detail="many addresses use this cookie at once: probably a domain name that mstsc cut short",
+                detail=_ONE_COOKIE,
             )
             return
         self._metrics.address_collisions.labels(service.name).inc()
@@ -444,15 +448,20 @@ class Sessions:
 
         One that closes on a routing token it has not made is no failure: that is how its maker is found.
         """
-        if isinstance(conn.token, int):
-            one_more = len(conn.tried) < MAX_ASKED and self._clock() < conn.began_at + SEARCH_S
-        else:
-            one_more = len(conn.tried) <= conn.service.redispatch
-        if not one_more:
+        if not self._may_try_another(conn):
             return False
         self._watch_client(conn)
         # Who has closed its half may have left: one server's time is what such a client is given.
         return not conn.half_closed
+
+    def _may_try_another(self, conn: Connection) -> bool:
+        tried, now = len(conn.tried), self._clock()
+        if isinstance(conn.token, int) and now >= conn.began_at + SEARCH_S:
+            return False
+        if tried <= conn.service.redispatch:
+            return True
+        searches = isinstance(conn.token, int) and tried < MAX_ASKED
+        return searches and self._dispatcher.may_search(conn.service.name, conn.peer.host, now=now)
 
     def _try_another(self, conn: Connection, lease: Lease, error: ServerError) -> bool:
         """Note that a server has failed the connection; return whether another one is to be tried."""

@@ -310,6 +310,11 @@ async def test_a_gateway_is_told_once(house: House, on_collision: str, servers_u
         ]
         assert "load-balance-info" in shown[-1]["detail"]
         assert 1 == len(house.events("address_collision", service=vip.name))
+        warned = [row["text"] for row in (await house.ask("status"))["warnings"]]
+        (text,) = [
+            text for text in warned if text.startswith(f"{vip.name}: 3 sessions at once from 127.0.0.1")
+        ]
+        assert "on_collision: next-method" in text, "status says what helps, too"
         assert 1 == await vip.count("persistence_address_collisions_total")
         for client in clients:
             client.close()

@@ -281,6 +281,8 @@ def test_a_collision_is_told_once_for_each_time_it_happens() -> None:
     assert [True, False, True] == [first(SERVICE, key) for key in (ALICE, ALICE, HOME)]
     scene.close(session)
     assert [True, False] == [first(SERVICE, key) for key in (ALICE, HOME)]
+    scene.configure("ts1")
+    assert [True, False] == [first(SERVICE, HOME) for _ in range(2)], "a reload did not help"
 
 
 def test_what_was_told_is_bounded() -> None:
