@@ -14,9 +14,9 @@ from rdpbalancer.lab.opening import Opening
 from rdpbalancer.lab.population import Visit, user_names
 from tests.support.house import House, Vip, labs
 
-LOGINS = 1000
-# Of whom so many log in at once: a login is three connections, and all have to be open on this machine.
+# So many log in at once: a login is three connections, and all have to be open on this machine.
 AT_ONCE = 100
+MADE_UP = 40
 
 
 def own_address(number: int) -> str:
@@ -47,20 +47,21 @@ async def logins(vip: Vip, users: Sequence[str], *, at_once: int, apart: bool) -
             client.close()
 
 
-@pytest.mark.parametrize("renumber", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "renumber"), [(1000, False), (200, True)])
 @pytest.mark.timeout(120)
-async def test_a_thousand_logins_arrive(house: House, *, renumber: bool) -> None:
+async def test_a_thousand_logins_arrive(house: House, *, count: int, renumber: bool) -> None:
     """Each user, from an address of its own, is on a desktop of the host that has greeted it."""
     async with labs(3, behaviour="gnome") as servers:
         for server in servers:
             server.handovers = Handovers(server.clock, renumber=renumber)
         vip = await house.serve(servers, limits={"per_source": {"half_open": 4096}})
-        async with logins(vip, user_names(LOGINS), at_once=AT_ONCE, apart=True) as visits:
+        async with logins(vip, user_names(count), at_once=AT_ONCE, apart=True) as visits:
             pass
         landed = Counter(visit.landing.server for visit in visits if visit.landing)
-        assert LOGINS == sum(landed.values())
+        assert count == sum(landed.values())
         assert {2} == {visit.landing.redirects for visit in visits if visit.landing}
-        assert LOGINS == sum(server.counters.logins for server in servers)
+        assert count == sum(server.counters.logins for server in servers)
 
 
 @pytest.mark.timeout(120)
@@ -93,3 +94,32 @@ async def test_a_made_up_token_is_refused(house: House) -> None:
         (failed,) = house.events("connection_failed", service=vip.name)
         assert ("token-unknown", "client") == (failed["reason"], failed["fault"])
         assert [] == house.events("server_failed", service=vip.name)
+
+
+async def test_a_stranger_with_made_up_tokens_harms_nobody(house: House) -> None:
+    """He gets as many connections to servers as with any request, pushes no user out, and no server down."""
+    async with labs(6, behaviour="gnome") as servers:
+        vip = await house.serve(servers, persistence={"max_entries": 16}, redispatch=2)
+        users = [LabClient(vip.endpoint, Opening(cookie=f"user{number}")) for number in range(8)]
+        for number, user in enumerate(users):
+            await user.open()
+            await user.login(f"user{number}")
+        bindings, sessions = await vip.bindings(), await vip.sessions()
+        assert 8 == len(bindings)
+        before = sum(server.counters.unknown_tokens for server in servers)
+        for number in range(MADE_UP):
+            token = b"Cookie: msts=%d" % (4_000_000_000 + number)
+            stranger = LabClient(vip.endpoint, Opening(token=token), source="127.9.9.9")
+            with pytest.raises(LabError):
+                await stranger.open()
+            stranger.close()
+        asked = sum(server.counters.unknown_tokens for server in servers) - before
+        assert 3 * MADE_UP == asked
+        assert bindings == await vip.bindings()
+        assert {row["id"] for row in sessions} == {row["id"] for row in await vip.sessions()}
+        assert {("up", 0)} == {
+            (row["health"], row["checks_failed"]) for row in (await vip.servers()).values()
+        }
+        assert 0 == await vip.count("persistence_evictions_total")
+        for user in users:
+            user.close()

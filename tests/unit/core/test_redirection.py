@@ -1,7 +1,14 @@
 """Where a token that only its maker understands is looked for."""
 
 from rdpbalancer.core import redirection
-from rdpbalancer.core.redirection import FOLLOWED_S, MAX_ENDED, MAX_LOOKED_AT, Redirections
+from rdpbalancer.core.redirection import (
+    FOLLOWED_S,
+    MAX_ENDED,
+    MAX_LOOKED_AT,
+    SEARCHES,
+    SEARCHES_AGAIN_S,
+    Redirections,
+)
 from tests.unit.core.farms import SERVICE, facts
 
 HERE = "192.0.2.1"
@@ -68,6 +75,21 @@ def test_what_is_remembered_is_bounded() -> None:
         ended(known, str(number), "ts1", now=1)
     assert MAX_ENDED == len(known)
     assert 1 == len(names(known, now=1))
+
+
+def test_servers_are_asked_for_those_who_have_a_session_and_not_without_end() -> None:
+    """A stranger who makes numbers up gets no more connections to servers than anybody."""
+    known = Redirections()
+    assert not known.may_search(SERVICE, HERE, now=0)
+    known.opened(facts("a", "ts1"), token=None)
+    assert known.may_search(SERVICE, HERE, now=0)
+    assert not known.may_search(SERVICE, "192.0.2.2", now=0)
+    assert SEARCHES - 1 == sum(known.may_search(SERVICE, HERE, now=0) for _ in range(2 * SEARCHES))
+    some = SEARCHES_AGAIN_S / SEARCHES
+    assert [True, False] == [known.may_search(SERVICE, HERE, now=some * 1.5) for _ in range(2)]
+    known.closed("a", now=100)
+    assert known.may_search(SERVICE, HERE, now=100 + FOLLOWED_S - 1)
+    assert not known.may_search(SERVICE, HERE, now=100 + FOLLOWED_S)
 
 
 def test_a_crowd_behind_one_address_is_not_looked_at_whole() -> None:
