@@ -47,11 +47,6 @@ class View:
         self.capacity = st.capacity(self.server, self.status)
 
     @property
-    def carried(self) -> int:
-        """What schedulers count."""
-        return self.load if self.burden is None else self.burden
-
-    @property
     def full(self) -> bool:
         """Whether every place is taken or reserved."""
         return bool(self.capacity) and self.load >= self.capacity
@@ -200,11 +195,17 @@ def _by_scheduler(
         rank = [view for view in usable if view.server.backup is backup]
         if not rank:
             continue
-        untried = [view for view in rank if view.server.id not in query.tried]
+        tried = query.tried
+        untried = [view for view in rank if view.server.id not in tried] if tried else rank
         if not untried:
             continue
         ask = Ask(query.source, state.rng, state.wheel, state.turns)
-        free = [Choice(view.server.id, view.weight, view.carried) for view in untried if view.has_room]
+        # `has_room`, written out: two calls for each server would be a fifth of a login's decision.
+        free = [
+            Choice(view.server.id, view.weight, view.load if view.burden is None else view.burden)
+            for view in untried
+            if not view.emptying and (not view.capacity or view.load < view.capacity)
+        ]
         chosen = SCHEDULERS[service.scheduler](free, ask)
         if chosen is None:
             return Wait(None)
