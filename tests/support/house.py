@@ -14,6 +14,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, Final
@@ -300,6 +301,9 @@ class House(Balancer):
         now = self.descriptors()
         return all(count <= known[pid] for pid, count in now.items() if pid in known)
 
+    def _has_records(self, service: str, count: float) -> bool:
+        return count <= len([record for record in self.records() if record["service"] == service])
+
     async def _balance(self, names: Iterable[str]) -> None:
         metrics = await self.scrape()
         for name in names:
@@ -311,8 +315,15 @@ class House(Balancer):
             ended = of("rejected_total") + of("handshakes_total", result="failed") + of("sessions_total")
             assert accepted == ended, f"{name}: accepted {accepted}, accounted for {ended}"
             assert of("sessions_total") == of("sessions_closed_total"), f"{name}: sessions closed"
+            sessions = of("sessions_total")
+            # Nobody waits for the log: it is written a moment after a session is counted.
+            await wait_until_async(
+                partial(self._has_records, name, sessions),
+                5,
+                lambda: f"{sessions:.0f} records",  # noqa: B023
+            )
             records = [record["session"] for record in self.records() if record["service"] == name]
-            assert of("sessions_total") == len(records), f"{name}: {len(records)} records"
+            assert sessions == len(records), f"{name}: {len(records)} records"
             assert len(records) == len(set(records)), f"{name}: a session with two records"
 
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 _KILL = f"os.kill(os.getpid(), {int(signal.SIGKILL)}); "
 # The statement before which the router dies, and whether the new configuration is kept by then.
 _STEPS = {
-    "read": ("router.refuse_running_changes(fresh)", False),
+    "read": ("self._router.refuse_running_changes(fresh)", False),
     "compared": ("await self._prepare_and_commit(fresh)", False),
     "prepared": ("active_file.keep(fresh)", False),
     "kept": ("router.take_settings(fresh, users)", True),

@@ -1,5 +1,6 @@
 """What the fault tests replace in a copy of the package stands in it, once: the fast tests notice if not."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,3 +25,4 @@ def test_a_statement_that_is_replaced_is_there(module: str, statement: str) -> N
     """Whoever rewrites one is told at once, not by a fault test minutes later."""
     text = (Path(rdpbalancer.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
     assert 1 == text.count(statement)
+    assert re.search(rf"(?m)^ *{re.escape(statement.lstrip())}", text), "it is a part of a longer one"
