@@ -12,6 +12,7 @@ HARMLESS: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGALRM,
+    signal.SIGSTKFLT,
     signal.SIGVTALRM,
     signal.SIGPROF,
     signal.SIGPIPE,
