@@ -10,6 +10,7 @@ import stat
 import pytest
 
 from rdpbalancer.control.client import RefusedError
+from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.lab.opening import Opening
 from rdpbalancer.model import Endpoint
@@ -273,28 +274,72 @@ async def test_narrowing_and_widening_an_address(house: House, wide: str, narrow
         vip = await house.serve(servers)
         vip.description["listen"] = f"{narrow}:{port}"
         await house.reload()
-        served = 0
-        over = asyncio.Event()
-
-        async def keep_coming() -> None:
-            nonlocal served
-            while not over.is_set():
-                client = LabClient(Endpoint(narrow.strip("[]"), port), Opening(cookie="alice"), timeout_s=10)
-                await client.open()
-                await client.login("alice")
-                await client.leave()
-                client.close()
-                served += 1
-
-        coming = [asyncio.get_running_loop().create_task(keep_coming()) for _ in range(4)]
+        coming = Comers(Endpoint(narrow.strip("[]"), port))
         for host in (wide, narrow, wide, narrow):
-            before = served
             vip.description["listen"] = f"{host}:{port}"
             await house.reload()
-            await wait_until_async(lambda: served >= before + 8, 10, "users after the reload")  # noqa: B023
-        over.set()
-        await asyncio.gather(*coming)
+            await coming.more(8)
+        await coming.stop()
         assert [] == (await house.status())["listeners_missing"]
+
+
+async def test_ipv6_is_added_and_removed(house: House) -> None:
+    """Beside IPv4, wide and narrow: nobody who comes by IPv4 meanwhile is refused, and all sessions stay."""
+    async with labs(1) as servers:
+        (port,) = free_ports(1)
+        vip = await house.serve(servers)
+        vip.description["listen"] = f"0.0.0.0:{port}"
+        await house.reload()
+        held = [await _logged_in(Endpoint("127.0.0.1", port))]
+        coming = Comers(Endpoint("127.0.0.1", port))
+        for hosts in (["0.0.0.0", "[::]"], ["127.0.0.1", "[::1]"], ["[::]", "127.0.0.1"], ["0.0.0.0"]):
+            vip.description["listen"] = [f"{host}:{port}" for host in hosts]
+            await house.reload()
+            await coming.more(8)
+            if len(hosts) == 2:
+                held.append(await _logged_in(Endpoint("::1", port)))
+        with pytest.raises(LabError) as refused:
+            await _logged_in(Endpoint("::1", port))
+        assert "refused" == refused.value.code
+        await coming.stop()
+        for number, client in enumerate(held):
+            await client.echo_check(random.Random(number), 10_000)
+            await client.leave()
+        assert [] == (await house.status())["listeners_missing"]
+
+
+async def _logged_in(endpoint: Endpoint) -> LabClient:
+    client = LabClient(endpoint, Opening(cookie="alice"), timeout_s=10)
+    await client.open()
+    await client.login("alice")
+    return client
+
+
+class Comers:
+    """Four users who come and go without a pause; the first error of one ends them all, at `stop`."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._served = 0
+        self._over = False
+        self._tasks = [asyncio.get_running_loop().create_task(self._come()) for _ in range(4)]
+
+    async def _come(self) -> None:
+        while not self._over:
+            client = await _logged_in(self._endpoint)
+            await client.leave()
+            client.close()
+            self._served += 1
+
+    async def more(self, count: int) -> None:
+        """Wait until that many more have been served."""
+        wanted = self._served + count
+        await wait_until_async(lambda: self._served >= wanted, 10, "users after the reload")
+
+    async def stop(self) -> None:
+        """Let the last ones leave. Raises what one of them has met with."""
+        self._over = True
+        await asyncio.gather(*self._tasks)
 
 
 async def test_another_programs_listener_is_not_shared(house: House) -> None:
