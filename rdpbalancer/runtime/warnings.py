@@ -179,7 +179,8 @@ class Warnings:
         key, now = _key(rule, event), float(event["time"])
         known = self._active.get(key)
         since = known.since if known is not None and not self._over(known) else now
-        self._active[key] = _Active(rule, rule.text.format_map(_Fields(event)), since, now, event)
+        text = _one_line(rule.text.format_map(_Fields(event)))
+        self._active[key] = _Active(rule, text, since, now, event)
         while len(self._active) > MAX_WARNINGS:
             del self._active[next(iter(self._active))]
 
@@ -231,6 +232,11 @@ class _Fields(dict[str, Any]):
 
     def __missing__(self, name: str) -> str:
         return "?"
+
+
+def _one_line(text: str) -> str:
+    """Mistakes in a configuration are a line each; a warning is one line, which no line end is to cut."""
+    return "; ".join(text.splitlines())
 
 
 def _key(rule: Rule, event: Mapping[str, Any]) -> _Key:

@@ -170,3 +170,12 @@ def test_an_agent_that_disagrees(agent: dict[str, Any], expected: str | None) ->
         assert f"{SERVICE}/ts1: {expected}" in rows[0].text
     house.dispatcher.set_status(sid("ts1"), server_status(intent=Intent.DRAIN, agent=agent), now=house.now)
     assert [] == warnings.of_farm(house.dispatcher, now=house.now, wall=BEGAN)
+
+
+def test_a_warning_is_one_line(told: Warnings) -> None:
+    """A file with two mistakes is told of with a line each; `status` would print the line end as a code."""
+    told.note(
+        {"event": "reload_failed", "time": BEGAN, "detail": "f.yaml:2:5: is missing\nf.yaml:4:5: unknown"}
+    )
+    (row,) = told.rows(services=(), servers=())
+    assert row.text.endswith("is in use: f.yaml:2:5: is missing; f.yaml:4:5: unknown")
