@@ -85,7 +85,8 @@ async def test_a_version_that_does_not_work_is_left_again(installed: InstalledHo
     """Within 30 s the old version decides again, with 100 sessions of 100, and the command says why."""
     await asyncio.to_thread(installed.start)
     async with labs(2) as servers:
-        vip = await installed.serve(servers)
+        # The servers are this very process, which has a hundred users to play beside them.
+        vip = await installed.serve(servers, health_check={"timeout": "10s"})
         crowd = Crowd(vip, 100, rest_s=0.5)
         await crowd.come()
         change, told = _BROKEN[broken]
