@@ -18,7 +18,7 @@ from rdpbalancer.tasks import spawn
 from tests.support.house import House, Vip, labs
 from tests.support.wait import wait_until_async
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(180)]
 
 BINDINGS: Final = 1_000_000
 _READY_S: Final = 5.0
