@@ -22,6 +22,7 @@ from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
 
+FILE_NAME: Final = "state.db"  # in state_dir
 # Another process may hold the file's lock for a moment (a backup); a disk may be full for a night.
 _OPEN_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A disk that hangs must not keep everybody out. Without the file halted servers are online, so it is given

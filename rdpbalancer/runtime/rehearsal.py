@@ -10,15 +10,19 @@ import json
 import shutil
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+from rdpbalancer.errors import StoreError
 from rdpbalancer.runtime import program
 from rdpbalancer.runtime.active import Active
+from rdpbalancer.runtime.durable import FILE_NAME
 from rdpbalancer.runtime.notify import Notifier
 from rdpbalancer.runtime.supervisor import Supervisor, prepare_folders
 from rdpbalancer.runtime.trial import READY_S
 from rdpbalancer.settings.load import loads_kept
+from rdpbalancer.stores.sqlite import open_file
 from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.events import Events
@@ -46,7 +50,7 @@ async def rehearse(in_use: Active) -> str:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
         trial = await asyncio.to_thread(_apart, in_use, folder)
-        return await _run(trial)
+        return await asyncio.to_thread(_unreadable, folder / "state", state_dir) or await _run(trial)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,6 +112,22 @@ def _apart(in_use: Active, folder: Path) -> Active:
     _copy_state(state_dir, folder / "state")
     text = json.dumps(document, ensure_ascii=False)
     return Active(in_use.path, loads_kept(text), text)
+
+
+def _unreadable(copied: Path, state_dir: Path) -> str:
+    """Return why this code cannot read the state; nothing if it can, or if there is none to be read.
+
+    A router goes on without: everybody's desktop and every server's maintenance would be forgotten.
+    """
+    file = copied / FILE_NAME
+    if not file.exists():
+        return ""
+    try:
+        opened, _ = open_file(file, wall=time.time())
+    except StoreError as error:
+        return f"it cannot read the state: {str(error).replace(str(copied), str(state_dir))}"
+    opened.close()
+    return ""
 
 
 def _copy_state(source: Path, target: Path) -> None:

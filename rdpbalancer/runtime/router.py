@@ -31,7 +31,7 @@ from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.runtime import messages, warnings
 from rdpbalancer.runtime.active import Active, relay_count
 from rdpbalancer.runtime.doors import Doors
-from rdpbalancer.runtime.durable import Durable
+from rdpbalancer.runtime.durable import FILE_NAME, Durable
 from rdpbalancer.runtime.keeper import Keeper
 from rdpbalancer.runtime.operator import Operator
 from rdpbalancer.runtime.processes import process
@@ -88,7 +88,7 @@ class Router:
         state_dir = self._settings.global_.state_dir
         self.account = Account(self.metrics, self.user_names(self._settings))
         self.durable = Durable(
-            state_dir / "state.db",
+            state_dir / FILE_NAME,
             events=self.events,
             metrics=self.metrics,
             clock=self._clock,

@@ -343,15 +343,8 @@ class Supervisor:
         if self._router is not None:
             self._router.kill()
             os.waitpid(self._router.pid, 0)
-        left = msgspec.structs.replace(
-            inherited,
-            generation=inherited.generation + 1,
-            before=None,
-            reverted=Reverted(__version__, f"its supervisor did not start: {why}", time.time()),
-        )
         try:
-            upgrade.hold_signals()
-            upgrade.become(before, left, self._active.path)
+            upgrade.go_back(before, inherited, self._active.path, why)
         except OSError as error:
             self._events.error("upgrade_not_reverted", detail=str(error))
 
@@ -788,6 +781,16 @@ async def serve(path: Path) -> None:
     signals.ignore_harmless()
     program = programs.own()
     inherited = upgrade.inherited_state()
+    try:
+        supervisor = _supervisor(path, program, inherited)
+    except Exception as error:
+        if inherited is not None and inherited.before is not None:
+            upgrade.go_back(inherited.before, inherited, path, f"{type(error).__name__}: {error}")
+        raise
+    await supervisor.run()
+
+
+def _supervisor(path: Path, program: Program, inherited: Inherited | None) -> Supervisor:
     if inherited is None:
         active = active_file.read(path, environ=os.environ)
         prepare_folders(active)
@@ -803,7 +806,7 @@ async def serve(path: Path) -> None:
         _configure_logs(active, to_file=False)
         events.error("log_not_reopened", detail=str(error))
     defects.report(events, ends=True)
-    await Supervisor(active, events=events, notifier=notifier, program=program, inherited=inherited).run()
+    return Supervisor(active, events=events, notifier=notifier, program=program, inherited=inherited)
 
 
 def _output(lines: list[str]) -> dict[str, list[str]]:

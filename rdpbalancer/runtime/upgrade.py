@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -176,6 +177,21 @@ def become(
         os.close(memory)
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
+
+
+def go_back(before: Program, inherited: Inherited, path: Path, why: str) -> None:
+    """Leave what was inherited to the program before: the supervisor of this one does not start.
+
+    Returns only by an OSError.
+    """
+    left = msgspec.structs.replace(
+        inherited,
+        generation=inherited.generation + 1,
+        before=None,
+        reverted=Reverted(__version__, f"its supervisor did not start: {why}", time.time()),
+    )
+    hold_signals()
+    become(before, left, path)
 
 
 def inherited_state() -> Inherited | None:

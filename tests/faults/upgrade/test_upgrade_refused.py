@@ -10,6 +10,7 @@ import pytest
 from rdpbalancer import __version__
 from rdpbalancer.relay.messages import PROTOCOL_VERSION
 from rdpbalancer.runtime.upgrade import STATE_VERSION
+from rdpbalancer.stores.schema import OLDEST_READER
 from tests.faults.upgrade.installed import InstalledHouse
 from tests.faults.upgrade.upgrading import refused, upgraded
 from tests.support.house import House, labs
@@ -19,10 +20,18 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 _STATE, _NEXT_STATE = (f"STATE_VERSION = {STATE_VERSION + more}" for more in (0, 1))
 _PROTOCOL, _NEXT_PROTOCOL = (f"PROTOCOL_VERSION = {PROTOCOL_VERSION + more}" for more in (0, 1))
+_READERS = tuple(f"OLDEST_READER: Final = {OLDEST_READER - less}" for less in (0, 1))
 # What is installed (module, old text, new text), and what the operator has to be told.
 _BROKEN = {
     "syntax": ("core/route", "class Nobody", "class class Nobody", "does not start: SyntaxError"),
     "import": ("relay/worker", "import asyncio", "import asyncio\nimport no_such_module", "no_such_module"),
+    "supervisor": (
+        "runtime/supervisor",
+        "import asyncio\n",
+        "import asyncio\n\n1 / 0\n",
+        "ZeroDivisionError",
+    ),
+    "state-file": ("stores/schema", *_READERS, "it cannot read the state: "),
     "state": ("runtime/upgrade", _STATE, _NEXT_STATE, "cannot take over state"),
     "relays": ("relay/messages", _PROTOCOL, _NEXT_PROTOCOL, "does not speak to relays"),
     "silence": ("runtime/child", "print(msgspec", "str(msgspec", "does not say what it can take over"),
@@ -68,6 +77,24 @@ async def test_a_configuration_that_new_code_refuses(installed: InstalledHouse) 
     installed.install("settings/schema", "resolve_interval", "resolve_every")
     done = await refused(installed)
     assert "resolve_interval" in done.stderr
+
+
+async def test_a_mistake_in_the_file_that_is_not_in_use_yet(installed: InstalledHouse) -> None:
+    """The new version takes what runs, not what is being written; a reload then names the mistake."""
+    await asyncio.to_thread(installed.start)
+    async with labs(1) as servers:
+        vip = await installed.serve(servers)
+        client = await vip.opened("alice")
+        await client.login("alice")
+        good = installed.configuration.read_text()
+        installed.configuration.write_text("virtual_services: [\n")
+        await upgraded(installed)
+        await client.echo_check(random.Random(1), 10_000)
+        await (await vip.opened("bob")).login("bob")
+        done = await installed.command("reload")
+        assert (78, True) == (done.returncode, "not YAML" in done.stderr)
+        installed.configuration.write_text(good)
+        assert 0 == (await installed.command("reload")).returncode
 
 
 async def test_the_new_version_is_what_runs(installed: InstalledHouse) -> None:

@@ -58,6 +58,14 @@ _BROKEN = {
         ),
         "its supervisor did not start: RuntimeError: cannot take over",
     ),
+    "configuration": (
+        (
+            "runtime/supervisor",
+            "        active = active_file.kept(Path(inherited.kept), path, environ=os.environ)\n",
+            "        raise RuntimeError('cannot read what is kept')\n",
+        ),
+        "its supervisor did not start: RuntimeError: cannot read what is kept",
+    ),
     "relay": (
         (
             "runtime/child",
