@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import Counter
 
@@ -12,7 +12,7 @@ from rdpbalancer.model import CloseReason, CloseSide, Method, Reason, ServerId, 
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.logs import UserNames
 from rdpbalancer.telemetry.metrics import Metrics
-from rdpbalancer.telemetry.sums import WINDOW_S, Sums
+from rdpbalancer.telemetry.sums import WINDOW_S, Sum, Sums
 
 # Failures of one kind in one window that are told one by one. A farm that fails at eight o'clock tells of its
 # first users by name; what a flood makes fail is a sum.
@@ -208,27 +208,9 @@ class Account:
     def tell_sums(self, *, at_all: bool = False) -> None:
         """Log what was not told one by one, once its window is over, or (`at_all`) now."""
         for each in self._rejections.due(at_all=at_all):
-            service, reason = each.about
-            self._log.warning(
-                "connections_rejected",
-                service=service,
-                reason=reason,
-                count=each.count,
-                sources=each.sources,
-                most_from=each.most_from,
-                within_s=WINDOW_S,
-            )
+            self._log.warning("connections_rejected", **_summed_up(each))
         for each in self._failures.due(at_all=at_all):
-            service, reason = each.about
-            self._log.warning(
-                "connections_failed",
-                service=service,
-                reason=reason,
-                count=each.count,
-                sources=each.sources,
-                most_from=each.most_from,
-                within_s=WINDOW_S,
-            )
+            self._log.warning("connections_failed", **_summed_up(each))
         for each in self._server_failures.due(at_all=at_all):
             service, server, reason = each.about
             self._log.warning(
@@ -274,3 +256,16 @@ class Account:
 def _host(client: str) -> str:
     """Return the address of `ip:port`."""
     return client.rpartition(":")[0]
+
+
+def _summed_up(told: Sum) -> dict[str, Any]:
+    """Return the fields of a sum about a service's connections and one reason."""
+    service, reason = told.about
+    return {
+        "service": service,
+        "reason": reason,
+        "count": told.count,
+        "sources": told.sources,
+        "most_from": told.most_from,
+        "within_s": WINDOW_S,
+    }
