@@ -4,8 +4,8 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ async def settled(house: House, vip: Vip) -> dict[str, str]:
     return bindings
 
 
+@asynccontextmanager
+async def settled_farm(house: House) -> AsyncIterator[tuple[Vip, dict[str, str]]]:
+    """Start it with a service of two servers; yield that, `settled`, and who is bound where."""
+    await start(house)
+    async with labs(2) as servers:
+        vip = await house.serve(servers, scheduler="weighted-round-robin")
+        yield vip, await settled(house, vip)
+
+
 async def assert_kept(vip: Vip, bindings: dict[str, str]) -> None:
     """Everybody is bound as before, and ts2 is halted with the reason that was given."""
 
@@ -65,10 +74,7 @@ async def assert_kept(vip: Vip, bindings: dict[str, str]) -> None:
 
 async def test_a_service_is_taken_out_and_put_back_over_restarts(home: House) -> None:
     """The configuration at hand may be an old one or a trial: what it does not name is kept."""
-    await start(home)
-    async with labs(2) as servers:
-        vip = await home.serve(servers, scheduler="weighted-round-robin")
-        bindings = await settled(home, vip)
+    async with settled_farm(home) as (vip, bindings):
         described = home.services.pop()
         await start_again(home)
         assert vip.name not in {row["name"] for row in await home.ask("services")}
@@ -80,10 +86,7 @@ async def test_a_service_is_taken_out_and_put_back_over_restarts(home: House) ->
 
 async def test_a_service_is_taken_out_before_a_kill_and_put_back_by_a_reload(home: House) -> None:
     """As above, where only the router starts anew."""
-    await start(home)
-    async with labs(2) as servers:
-        vip = await home.serve(servers, scheduler="weighted-round-robin")
-        bindings = await settled(home, vip)
+    async with settled_farm(home) as (vip, bindings):
         described = home.services.pop()
         await home.reload()
         home.kill(await home.router_pid())
@@ -95,10 +98,7 @@ async def test_a_service_is_taken_out_before_a_kill_and_put_back_by_a_reload(hom
 
 async def test_a_server_is_taken_out_and_put_back(home: House) -> None:
     """It comes back halted, as the operator left it."""
-    await start(home)
-    async with labs(2) as servers:
-        vip = await home.serve(servers, scheduler="weighted-round-robin")
-        bindings = await settled(home, vip)
+    async with settled_farm(home) as (vip, bindings):
         taken = home.services[-1]["real_servers"].pop()
         await start_again(home)
         assert {"ts1"} == (await vip.servers()).keys()
@@ -119,10 +119,7 @@ async def refused(house: House, **keys: Any) -> str:
 
 async def test_a_second_instance_on_the_same_state(home: House) -> None:
     """It is told who is there, and changes nothing."""
-    await start(home)
-    async with labs(2) as servers:
-        vip = await home.serve(servers, scheduler="weighted-round-robin")
-        bindings = await settled(home, vip)
+    async with settled_farm(home) as (vip, bindings):
         said = await refused(home, state_dir=str(home.folder / "state"))
         (line,) = said.splitlines()
         assert f"process {home.pid}, running {home.configuration}" in line
@@ -133,10 +130,7 @@ async def test_a_second_instance_on_the_same_state(home: House) -> None:
 
 async def test_an_instance_on_a_copy_of_the_state(home: House) -> None:
     """A trial with folders of its own is nobody's business, a copied lock no lock."""
-    await start(home)
-    async with labs(2) as servers:
-        vip = await home.serve(servers, scheduler="weighted-round-robin")
-        bindings = await settled(home, vip)
+    async with settled_farm(home) as (vip, bindings):
         trial_folder = home.folder / "trial"
         trial_folder.mkdir()
         await asyncio.to_thread(shutil.copytree, home.folder / "state", trial_folder / "state")
@@ -158,10 +152,7 @@ async def test_the_lock_outlives_the_router_and_an_upgrade(home: House) -> None:
 
 async def test_a_state_file_that_is_locked_for_a_while(home: House) -> None:
     """A backup holds it when the service starts: it serves, and takes up its state as soon as it can."""
-    await start(home)
-    async with labs(2) as servers:
-        vip = await home.serve(servers, scheduler="weighted-round-robin")
-        bindings = await settled(home, vip)
+    async with settled_farm(home) as (vip, bindings):
         await asyncio.to_thread(home.stop)
         home.write_configuration()
         with closing(sqlite3.connect(home.folder / "state" / "state.db", isolation_level=None)) as backup:
