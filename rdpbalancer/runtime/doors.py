@@ -57,6 +57,7 @@ class Doors:
         self._exporter: Exporter | None = None
         self._shortage_told_at: dict[str, float] = {}
         self.open = False
+        self._shut = False
         self._opened: set[str] = set()
         # Where a listener really listens, by its name: port 0 has become a real one.
         self.bound_names: dict[str, str] = {}
@@ -137,7 +138,8 @@ class Doors:
         await self.apply(settings)
 
     def shut(self) -> None:
-        """Accept no more."""
+        """Accept no more, on what a reload that is under way opens neither."""
+        self._shut = True
         for acceptor in self._acceptors.values():
             acceptor.close()
         self._acceptors.clear()
@@ -151,7 +153,9 @@ class Doors:
 
     def _accept(self, service: str, name: str) -> None:
         listener = self._given.pop(name, None)
-        if listener is not None:
+        if listener is not None and self._shut:
+            listener.close()
+        elif listener is not None:
 
             def connected(sock: socket.socket, address: Any) -> None:
                 configured = self._dispatcher.farm.services.get(service)

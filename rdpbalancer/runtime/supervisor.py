@@ -176,7 +176,8 @@ class Supervisor:
 
     def _wanted_listeners(self) -> dict[str, str]:
         wanted = wanted_listeners(self._active.settings)
-        return wanted if self._listening else {CONTROL: wanted[CONTROL]}
+        # At a stop nothing is opened again, whatever is reloaded meanwhile: nobody would be refused any more.
+        return wanted if self._listening and not self._stopping else {CONTROL: wanted[CONTROL]}
 
     def end_now(self) -> None:
         """End without draining, for there is nobody to be drained."""
@@ -221,6 +222,7 @@ class Supervisor:
         """Pass SIGHUP on, unless there is no router that would carry it out: then the next one will."""
         if (
             self._reload_later
+            and not self._stopping
             and self._router is not None
             and self.router_ready
             and not self._router.retiring
@@ -413,6 +415,9 @@ class Supervisor:
     def _grant(self, want: messages.Want) -> None:
         """Open what a new configuration wants, or say why not; nothing is closed before it is kept."""
         if self._router is None:
+            return
+        if self._stopping:
+            self._router.channel.send(messages.Granted(want.number, "the service is being stopped"))
             return
         mode = int(self._active.settings.global_.control_socket_mode, 8)
         try:

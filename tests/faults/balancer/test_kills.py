@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rdpbalancer.control.client import RefusedError
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.runtime.signals import HARMLESS
 from rdpbalancer.tasks import spawn
@@ -340,6 +341,24 @@ async def test_a_second_sigterm_ends_at_once(new_house: NewHouse, relays: int) -
         one_record_each(vip, 30)
         assert {"shutdown"} == {record["close_reason"] for record in vip.records()}
         wait_until(lambda: not house.process or not house.process.children(), 5, "no child left")
+
+
+async def test_a_reload_lets_nobody_in_while_the_service_stops(new_house: NewHouse) -> None:
+    """It is refused, and the stop ends with its last session, not with that of somebody who came since."""
+    house = await started(new_house, relays=1, shutdown_timeout="60s")
+    async with labs(1) as servers:
+        vip = await house.serve(servers)
+        staying = await vip.opened("staying")
+        os.kill(house.pid, signal.SIGTERM)
+        await wait_until_async(lambda: house.events("router_stopping"), 5, "the drain")
+        with pytest.raises(RefusedError, match="being stopped"):
+            await house.reload()
+        with pytest.raises(LabError):
+            await vip.client("new").connect()
+        await staying.leave()
+        assert house.process is not None
+        assert 0 == await asyncio.to_thread(house.process.wait, 20)
+        assert ["staying"] == [record["user"] for record in vip.records()]
 
 
 @pytest.mark.parametrize("relays", [0, 1])

@@ -44,6 +44,7 @@ class FakeChild:
         self.pid = 4711
         self.answered_at = answered_at
         self.killed = False
+        self.retiring = False
         self.heard: list[msgspec.Struct] = []
         self.channel = SimpleNamespace(send=self.heard.append)
 
@@ -158,6 +159,20 @@ def test_a_process_whose_loop_stands_still_is_killed(supervisor: Supervisor, rol
     assert ([ping], []) == ([type(message) for message in lively.heard], stuck.heard)
     (event,) = supervisor._events.recent()
     assert ("process_stuck", role, 4711) == (event["event"], event["role"], event["pid"])
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_sighup_at_a_stop_reloads_nothing(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, *, stopping: bool
+) -> None:
+    """It may come from logrotate, in a drain of hours: the log is opened anew, and nobody is let in."""
+    monkeypatch.setattr(supervisor, "_reopen_log", nothing)
+    router = FakeChild("router", 1000.0)
+    supervisor._router = router  # type: ignore[assignment]
+    supervisor.router_ready, supervisor._stopping = True, stopping
+    supervisor._reload()
+    expected = [messages.ReopenLog] if stopping else [messages.ReopenLog, messages.Reload]
+    assert expected == [type(message) for message in router.heard]
 
 
 def watched(tmp_path: Path) -> tuple[socket.socket, Notifier]:
