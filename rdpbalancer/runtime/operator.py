@@ -92,7 +92,8 @@ class Operator:
         for server, override in self._overrides.overrides().items():
             if server in servers:
                 self._words[server] = override
-                self._watch.override(server, override, reason="kept over a restart")
+                said = f"{_in_words(_said(override), override.reason)} (kept over a restart)"
+                self._watch.override(server, override, reason=said)
 
     def kick_server(self, server: ServerId, reason: CloseReason) -> int:
         """End every session of a server; return how many there were."""
@@ -169,8 +170,7 @@ class Operator:
         word = replace(override, reason=reason, actor=actor, since=self._wall())
         self._words[server] = word
         self._overrides.set_override(server, None if as_configured else word)
-        in_words = f"operator: {said}"
-        self._watch.override(server, word, reason=f"{in_words}: {reason}" if reason else in_words)
+        self._watch.override(server, word, reason=_in_words(said, reason))
         self.tell(
             said,
             service=server.service,
@@ -236,6 +236,17 @@ class Operator:
         for relay, ids in by_relay.items():
             self._kick(relay, ids, reason)
         return sum(map(len, by_relay.values()))
+
+
+def _said(override: Override) -> str:
+    """Return an operator's word as it was said; of a state and a weight the state, which keeps users away."""
+    if override.intent is Intent.ONLINE and override.weight is not None:
+        return f"weight {override.weight}"
+    return f"{override.intent.value}{' --strict' if override.strict else ''}"
+
+
+def _in_words(said: str, reason: str) -> str:
+    return f"operator: {said}: {reason}" if reason else f"operator: {said}"
 
 
 def _share(weight: int, percent: int) -> int:

@@ -151,7 +151,17 @@ async def test_what_was_said_is_restored(house: Farmhouse) -> None:
     assert None is again.dispatcher.statuses[OTHER].runtime_weight
     again.operator.restore(again.dispatcher.statuses.keys())
     assert 7 == again.dispatcher.statuses[OTHER].runtime_weight
-    assert "kept over a restart" == again.dispatcher.statuses[OTHER].reason
+    assert "operator: weight 7 (kept over a restart)" == again.dispatcher.statuses[OTHER].reason
+
+
+async def test_why_a_server_is_out_is_known_after_a_restart(house: Farmhouse) -> None:
+    """The list of servers has the operator's own reason, after an upgrade or a crash too."""
+    await house.verb("set-state", server="ts2", state="drain", strict=True, reason="patch night")
+    again = Farmhouse(service_of(["ts1", "ts2"]))
+    again.operator._overrides = house.state
+    again.operator.restore(again.dispatcher.statuses.keys())
+    (row,) = (row for row in again.views.servers() if row.name == "ts2")
+    assert "operator: drain --strict: patch night (kept over a restart)" == row.reason
 
 
 # ---- sessions --------------------------------------------------------------------------------------
