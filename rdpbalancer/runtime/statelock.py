@@ -4,6 +4,7 @@ Two routers that write one state file would each forget what the other has learn
 supervisor's, taken along at an upgrade, and gone with its process however that ends (flock(2)).
 """
 
+import contextlib
 import fcntl
 import os
 import time
@@ -41,8 +42,9 @@ def acquire(state_dir: Path, *, config: Path, wall: float) -> int:
             message = f"global.state_dir: {state_dir} is in use by {_described(descriptor)}"
             advice = "stop that one first, or give this one a state_dir of its own"
             raise ConfigurationError("state-in-use", f"{message}; {advice}") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), str(config), wall)) + b"\n", 0)
+        with contextlib.suppress(OSError):  # a full disk keeps us from saying who we are, not from the lock
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), str(config), wall)) + b"\n", 0)
     except BaseException:
         os.close(descriptor)
         raise

@@ -1,5 +1,6 @@
 """One service at a time uses a state folder."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -40,6 +41,19 @@ def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, content: bytes) ->
     held = acquire(tmp_path, config=CONFIG, wall=WALL)
     (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"is in use by another rdpbalancer; stop"):
+        acquire(tmp_path, config=CONFIG, wall=WALL)
+    os.close(held)
+
+
+def test_a_full_disk_lets_no_second_service_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock needs no room, only its holder's name does."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    held = acquire(tmp_path, config=CONFIG, wall=WALL)
+    with pytest.raises(ConfigurationError, match="is in use by another rdpbalancer; stop"):
         acquire(tmp_path, config=CONFIG, wall=WALL)
     os.close(held)
 
