@@ -225,9 +225,12 @@ class ControlServer:
         except OSError:
             self._drop(client)
             return
-        if client.closing:
-            if not data:
+        if client.last:  # what it still says is thrown away: its answer may wait, and this would not end
+            if client.closing and not data:
                 self._drop(client)
+            elif not data:
+                client.ended = True
+                asyncio.get_running_loop().remove_reader(client.sock)
             return
         if not client.received and data:
             client.since = self._clock()
@@ -250,6 +253,7 @@ class ControlServer:
         elif len(client.received) > MAX_REQUEST_BYTES:
             # Where such a line ends, and the next begins, is not known.
             client.last = True
+            client.received.clear()
             self._send(client, _failure("bad-request", f"a request has at most {MAX_REQUEST_BYTES} bytes"))
         elif client.ended:
             self._drop(client)

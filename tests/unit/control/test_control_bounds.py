@@ -264,6 +264,27 @@ async def test_what_waits_is_bounded(hall: Hall) -> None:
     assert 5 <= len(hall.server._clients) <= 12
 
 
+async def test_a_line_without_an_end_is_not_kept(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where the answer to it cannot be sent yet, because the client has not read the ones before."""
+    client = await hall.connect(PING)
+    await client.answer()
+    (served,) = hall.server._clients
+    answers: list[object] = []
+
+    def cannot_be_sent(client: object, answer: object) -> None:
+        answers.append(answer)
+
+    monkeypatch.setattr(hall.server, "_send", cannot_be_sent)
+    for _ in range(8):
+        client.writer.write(b"x" * MAX_REQUEST_BYTES)
+        await client.writer.drain()
+        assert len(served.received) <= 2 * MAX_REQUEST_BYTES
+    await wait_until_async(lambda: served.last, PATIENCE_S, "the end of its patience")
+    client.writer.write_eof()
+    await wait_until_async(lambda: served.ended, PATIENCE_S, "all of it to be read")
+    assert (1, b"") == (len(answers), served.received)
+
+
 async def test_commands_are_carried_out_one_after_the_other(hall: Hall) -> None:
     """A client that sends a thousand and reads nothing gets one answer made at a time."""
     await hall.connect(b'{"verb": "large"}\n' * 1000, reads=False)
