@@ -91,7 +91,9 @@ class Emptying:
 
         try:
             answer: dict[str, Any] = ask(self._context, "sessions", server=server, limit=1)
-        except RefusedError:  # there is no such server (any more): it has no session
+        except RefusedError as error:
+            if error.code != "unknown-server":  # a service that is busy has not said that nobody is there
+                raise
             return 0
         return int(answer["total"])
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.unit.cli import rows
-from tests.unit.cli.fake import FakeService, on_a_terminal, run
+from tests.unit.cli.fake import FakeService, Refusal, on_a_terminal, run
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,24 @@ def test_waiting_for_a_server_to_be_empty(tmp_path: Path) -> None:
     assert (0, "ts/ts1: drain (0 sessions)\n") == (done.status, done.out)
     assert 1 == service.times("set-state")
     assert service.times("servers") >= 3
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (Refusal("unknown-server", "there is no server ts/ts1"), 0),
+        (Refusal("internal", "sessions failed: KeyError('x'); the log says more"), 1),
+    ],
+)
+def test_a_server_is_empty_only_where_the_service_says_so(
+    tmp_path: Path, refusal: Refusal, status: int
+) -> None:
+    """Of one that a reload has removed the sessions are asked for; a failure is not "none": it is told."""
+    done, _ = run(
+        tmp_path, "drain", "ts1", "--wait",
+        set_state=[rows.told(sessions=2)], servers=[[rows.server("ts2")]], sessions=[refusal],
+    )  # fmt: skip
+    assert status == done.status
 
 
 def test_a_wait_outlives_the_router(tmp_path: Path) -> None:
