@@ -243,6 +243,8 @@ class Database:
         for server in absent:
             if server not in self._configured:
                 continue  # gone with its service
+            if not server.name and server.service in self._services:
+                continue  # its store is in use, and would be written no more: the next start forgets it
             overrides += server in self._overrides
             if not server.name:
                 bindings += sum(self._counts.get(server.service, {}).values())

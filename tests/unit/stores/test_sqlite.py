@@ -454,6 +454,21 @@ def test_what_is_absent_for_long_is_forgotten(disk: Disk) -> None:
     assert [("farm", ""), ("farm", "ts1")] == disk.rows("SELECT service, server FROM configured")
 
 
+def test_a_service_that_comes_back_late_is_written_down_again(disk: Disk) -> None:
+    """It was absent for longer than thirty days, but its sessions and its store have lived on."""
+    database = disk.open()
+    store = database.bindings("farm")
+    store.confirm(ANNA, "ts1", now=0)
+    database.see_configured([TS1], wall=WALL)
+    write_all(database)
+    later = WALL + ABSENT_MAX_AGE_S + 1
+    database.forget_absent([ServerId("other", "ts1")], wall=later)
+    write_all(database, wall=later)
+    store.confirm(BERT, "ts1", now=0)
+    write_all(database, wall=later)
+    assert [(b"anna",), (b"bert",)] == disk.rows("SELECT value FROM binding ORDER BY value")
+
+
 def test_the_longest_absent_gives_way_to_too_many(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that change every day do not fill the disk."""
     monkeypatch.setattr("rdpbalancer.stores.sqlite.MAX_ABSENT_OVERRIDES", 2)
