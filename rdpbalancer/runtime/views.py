@@ -77,7 +77,9 @@ class Views:
         """Return what is wanted of servers and what comes of it, for an operator who has just changed it."""
         rows = []
         for id_ in servers:
-            server, status = self._dispatcher.farm.server(id_), self._dispatcher.statuses[id_]
+            server, status = self._dispatcher.farm.server(id_), self._dispatcher.statuses.get(id_)
+            if status is None:  # removed by a reload while it was written down
+                continue
             watched = server is not None and server.agent is not None
             rows.append(
                 ServerState(
