@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from typing import Any
 
 import pytest
@@ -40,6 +41,19 @@ async def test_users_return_to_their_desktop(house: House) -> None:
         assert {"ts1", "ts2", "ts3"} == {place.server for place in first.values()}
         reasons = [record["reason"] for record in await vip.wait_records(24)]
         assert ["scheduled"] * 12 + ["cookie"] * 12 == reasons
+
+
+async def test_the_time_that_a_server_takes_is_told_in_its_unit(house: House) -> None:
+    """From dialling to the answer: milliseconds in the record, seconds in the metric."""
+    async with labs(1) as servers:
+        vip = await house.serve(servers, health_check={"type": "tcp"})
+        servers[0].faults.inject("slow-confirm", delay_s=0.3)
+        began_at = time.monotonic()
+        await visit(vip, "alice")
+        took_s = time.monotonic() - began_at
+        (record,) = await vip.wait_records(1)
+        assert 300 <= record["connect_ms"] <= took_s * 1000
+        assert 0.3 <= await vip.count("server_connect_duration_seconds_sum") <= took_s
 
 
 async def test_a_token_goes_to_the_server_it_names(house: House) -> None:
