@@ -113,6 +113,21 @@ def clone(tmp_path: Path, index: Index) -> Clone:
 
 
 @pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an environment with nothing but pip: making one is most of the work of a test here."""
+    venv = tmp_path_factory.mktemp("empty") / "venv"
+    subprocess.run([_PYTHON, "-m", "venv", venv], check=True)
+    return venv
+
+
+@pytest.fixture
+def begun(clone: Clone, empty: Path) -> Clone:
+    """A clone whose environment is made, and empty."""
+    shutil.copytree(empty, clone.venv, symlinks=True)
+    return clone
+
+
+@pytest.fixture(scope="module")
 def pips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The oldest pip that is promised, and the newest there is, from this machine's own index."""
     found = {}
@@ -160,35 +175,35 @@ def test_a_newer_index_changes_nothing_for_the_pip_that_python_brings(clone: Clo
     _installs_exactly_the_locks(clone)
 
 
-def test_what_is_in_order_is_left_alone(clone: Clone) -> None:
+def test_what_is_in_order_is_left_alone(begun: Clone) -> None:
     """A second target installs nothing; neither does the demo after the tests, which have all it needs."""
-    assert 0 == clone.make("test-fast").returncode
-    clone.index.forget()
+    assert 0 == begun.make("test-fast").returncode
+    begun.index.forget()
     for target in ("test-fast", "demo", "test-fast"):
-        done = clone.make(target)
+        done = begun.make(target)
         assert (0, "") == (done.returncode, done.stderr)
-    assert [] == clone.index.asked + clone.index.fetched
+    assert [] == begun.index.asked + begun.index.fetched
 
 
-def test_a_new_lock_is_installed(clone: Clone) -> None:
+def test_a_new_lock_is_installed(begun: Clone) -> None:
     """With the next pull comes another version: it replaces the old one."""
-    assert 0 == clone.make("demo").returncode
-    line = clone.index.add(wheel("alpha", "3.0"))
-    clone.lock("runtime").write_text(line)
-    assert "with alpha 3.0" in clone.make("demo").stdout
-    assert "3.0" == clone.installed()["alpha"]
+    assert 0 == begun.make("demo").returncode
+    line = begun.index.add(wheel("alpha", "3.0"))
+    begun.lock("runtime").write_text(line)
+    assert "with alpha 3.0" in begun.make("demo").stdout
+    assert "3.0" == begun.installed()["alpha"]
 
 
-def test_this_machine_s_pip_configuration_decides_only_where_packages_come_from(clone: Clone) -> None:
+def test_this_machine_s_pip_configuration_decides_only_where_packages_come_from(begun: Clone) -> None:
     """Constraints, `user`, `target` and the like change nothing; the index is taken from there."""
-    constraints = clone.root / "constraints.txt"
+    constraints = begun.root / "constraints.txt"
     constraints.write_text("alpha==2.0\nbeta>1.0\n")
-    configuration = clone.root / "pip.conf"
+    configuration = begun.root / "pip.conf"
     configuration.write_text(
-        f"[global]\nindex-url = {clone.index.url}\nconstraint = {constraints}\n"
-        f"[install]\nuser = true\npre = true\nno-binary = :all:\ntarget = {clone.root}/elsewhere\n"
+        f"[global]\nindex-url = {begun.index.url}\nconstraint = {constraints}\n"
+        f"[install]\nuser = true\npre = true\nno-binary = :all:\ntarget = {begun.root}/elsewhere\n"
     )
-    done = clone.make(
+    done = begun.make(
         "demo",
         PIP_CONFIG_FILE=str(configuration),
         PIP_INDEX_URL="",
@@ -196,29 +211,30 @@ def test_this_machine_s_pip_configuration_decides_only_where_packages_come_from(
         PIP_REQUIREMENT=str(constraints),
     )
     assert (0, "rdpbalancer demo with alpha 1.0\n") == (done.returncode, done.stdout), done.stderr
-    assert dict.fromkeys(_RUNTIME, "1.0") == clone.installed()
+    assert dict.fromkeys(_RUNTIME, "1.0") == begun.installed()
 
 
-def test_a_file_that_is_not_the_locked_one_is_refused(clone: Clone) -> None:
+def test_a_file_that_is_not_the_locked_one_is_refused(begun: Clone) -> None:
     """By its hash, with a sentence; and the next try, with the right file, mends it."""
-    right = clone.index.files["gamma-1.0-py3-none-any.whl"]
-    clone.index.files["gamma-1.0-py3-none-any.whl"] = wheel("gamma", "1.0", main="print('evil')")[1]
-    done = clone.make("demo")
+    right = begun.index.files["gamma-1.0-py3-none-any.whl"]
+    begun.index.files["gamma-1.0-py3-none-any.whl"] = wheel("gamma", "1.0", main="print('evil')")[1]
+    done = begun.make("demo")
     assert 0 != done.returncode
     assert "pip could not install what requirements/runtime.lock lists" in done.stderr
     assert "Traceback" not in done.stderr
-    clone.index.files["gamma-1.0-py3-none-any.whl"] = right
-    assert 0 == clone.make("demo").returncode
+    begun.index.files["gamma-1.0-py3-none-any.whl"] = right
+    assert 0 == begun.make("demo").returncode
 
 
 @pytest.mark.parametrize("damage", ["interrupted", "python gone", "moved", "no pip"])
-def test_a_broken_environment_is_made_anew(clone: Clone, damage: str) -> None:
+def test_a_broken_environment_is_made_anew(clone: Clone, empty: Path, damage: str) -> None:
     """One that was left half way, or whose Python was removed, is repaired, and why is said."""
     if damage == "interrupted":
         (clone.venv / "bin").mkdir(parents=True)
     elif damage == "no pip":
         subprocess.run([_PYTHON, "-m", "venv", "--without-pip", clone.venv], check=True)
     else:
+        shutil.copytree(empty, clone.venv, symlinks=True)
         assert 0 == clone.make("demo").returncode
     if damage == "python gone":
         for name in ("python", "python3", Path(_PYTHON).name):
@@ -268,10 +284,10 @@ def test_two_at_once(clone: Clone) -> None:
     assert len(set(clone.index.fetched)) == len(clone.index.fetched)
 
 
-def test_the_program_runs_from_anywhere(clone: Clone, tmp_path: Path) -> None:
-    """`.venv/bin/rdpbalancer` runs this clone's code, whatever lies in the folder one is in."""
-    assert 0 == clone.make("demo").returncode
+def test_the_program_runs_from_anywhere(begun: Clone, tmp_path: Path) -> None:
+    """`.venv/bin/rdpbalancer` runs this begun's code, whatever lies in the folder one is in."""
+    assert 0 == begun.make("demo").returncode
     (tmp_path / "alpha.py").write_text("raise SystemExit('not this one')")
-    program = [str(clone.venv / "bin" / "rdpbalancer"), "status"]
+    program = [str(begun.venv / "bin" / "rdpbalancer"), "status"]
     done = subprocess.run(program, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=30)
     assert "rdpbalancer status with alpha 1.0\n" == done.stdout
