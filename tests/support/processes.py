@@ -22,14 +22,31 @@ _TAIL_CHARACTERS: Final = 3000
 _PROC: Final = Path("/proc")
 
 
-# Ports that the kernel gives nobody by itself (it begins at 32768), a range for each process that runs tests:
-# one that was free a moment ago is then not taken by a client of another test, or by another test's program.
+# Ports that the kernel gives nobody by itself (it begins at 32768), a range for each process that runs tests,
+# of this run or another: one that was free a moment ago is then not taken by a client of another test, or by
+# another test's program.
 _FIRST_PORT: Final = 12_000
-_PORTS_EACH: Final = 2_500
-_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
-_own_ports = itertools.cycle(
-    range(_FIRST_PORT + _WORKER * _PORTS_EACH, _FIRST_PORT + (_WORKER + 1) * _PORTS_EACH)
-)
+_PORTS_EACH: Final = 1_000
+_RANGES: Final = 20
+
+
+def _claimed_range() -> int:
+    """Claim a range of ports until this process ends. An abstract name is gone with it, without a file."""
+    for number in range(_RANGES):
+        with contextlib.suppress(OSError):
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                claim.bind(f"\0rdpbalancer-tests-ports-{number}")
+            except OSError:
+                claim.close()
+                raise
+            claim.detach()  # open as long as the process
+            return number
+    return os.getpid() % _RANGES  # more runs than ranges
+
+
+_RANGE: Final = _FIRST_PORT + _claimed_range() * _PORTS_EACH
+_own_ports = itertools.cycle(range(_RANGE, _RANGE + _PORTS_EACH))
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

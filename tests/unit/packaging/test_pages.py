@@ -20,6 +20,7 @@ _PROMPT = re.compile(r"^[$#] (.*)$", re.MULTILINE)
 _METRIC = re.compile(r"\brdpbalancer_[a-z0-9_]+\b")
 _MAKE = re.compile(r"(?:`|^\$ |^)make ([a-z][a-z-]*)", re.MULTILINE)
 _FILE = re.compile(r"`((?:rdpbalancer|tests|benchmarks|config|docs|requirements|\.ci)/[\w./*-]+)`")
+_DECISION = re.compile(r"\b[Dd]ecisions?[ /](\d{4})\b")
 # Words before the program's name: who runs it, and where.
 _PREFIXES: Final = re.compile(r"^(?:sudo |docker exec \S+ |\S*/(?=rdpbalancer ))+")
 
@@ -164,3 +165,22 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
     names = exposed_names()
     known = names | {f"{name}_{part}" for name in names for part in ("bucket", "count", "sum")}
     assert set() == set(_METRIC.findall(page.read_text(encoding="utf-8"))) - known
+
+
+# ---- decisions -----------------------------------------------------------------------------------------
+
+
+def test_a_decision_has_a_number_of_its_own() -> None:
+    """Its file's, its heading's and nobody else's; and a number that is named somewhere is there."""
+    files = sorted((DOCS / "decisions").glob("*.md"))
+    numbers = [file.name[:4] for file in files]
+    assert sorted(set(numbers)) == numbers
+    assert [] == [file.name for file in files if not file.read_text().startswith(f"# {file.name[:4]} ")]
+    places = [
+        *DOCS.rglob("*.md"),
+        *(REPOSITORY / "rdpbalancer").rglob("*.py"),
+        *(REPOSITORY / "tests").rglob("*.py"),
+    ]
+    named = {(number, file.name) for file in places for number in _DECISION.findall(file.read_text())}
+    assert len(named) > len(numbers) // 2
+    assert set() == {(number, name) for number, name in named if number not in numbers}
