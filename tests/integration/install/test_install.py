@@ -122,7 +122,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def begun(clone: Clone, empty: Path) -> Clone:
-    """A clone whose environment is made, and empty."""
+    """Return a clone whose environment is made, and empty."""
     shutil.copytree(empty, clone.venv, symlinks=True)
     return clone
 
@@ -285,7 +285,7 @@ def test_two_at_once(clone: Clone) -> None:
 
 
 def test_the_program_runs_from_anywhere(begun: Clone, tmp_path: Path) -> None:
-    """`.venv/bin/rdpbalancer` runs this begun's code, whatever lies in the folder one is in."""
+    """`.venv/bin/rdpbalancer` runs this clone's code, whatever lies in the folder one is in."""
     assert 0 == begun.make("demo").returncode
     (tmp_path / "alpha.py").write_text("raise SystemExit('not this one')")
     program = [str(begun.venv / "bin" / "rdpbalancer"), "status"]

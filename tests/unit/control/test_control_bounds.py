@@ -271,7 +271,7 @@ async def test_a_line_without_an_end_is_not_kept(hall: Hall, monkeypatch: pytest
     (served,) = hall.server._clients
     answers: list[object] = []
 
-    def cannot_be_sent(client: object, answer: object) -> None:
+    def cannot_be_sent(_: object, answer: object) -> None:
         answers.append(answer)
 
     monkeypatch.setattr(hall.server, "_send", cannot_be_sent)
@@ -282,7 +282,7 @@ async def test_a_line_without_an_end_is_not_kept(hall: Hall, monkeypatch: pytest
     await wait_until_async(lambda: served.last, PATIENCE_S, "the end of its patience")
     client.writer.write_eof()
     await wait_until_async(lambda: served.ended, PATIENCE_S, "all of it to be read")
-    assert (1, b"") == (len(answers), served.received)
+    assert (1, bytearray()) == (len(answers), served.received)
 
 
 async def test_commands_are_carried_out_one_after_the_other(hall: Hall) -> None:
