@@ -13,7 +13,7 @@ import pyperf
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import Farm, RealServer, VirtualService
 from rdpbalancer.core.health import HealthState
-from rdpbalancer.core.route import Go
+from rdpbalancer.core.route import Route
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import CloseReason, CloseSide, Endpoint, Health, Key, Method, ServerId
 from rdpbalancer.relay.pump import Pump, PumpedSession
@@ -64,7 +64,7 @@ def claim_and_confirm(loops: int) -> float:
         decision, _ = made.decide(
             service, source="198.51.100.7", token=None, key=key, tried=frozenset(), now=1.0
         )
-        if isinstance(decision, Go):
+        if isinstance(decision, Route):
             lease = made.take(service, decision, key, now=1.0)
             if lease is not None:
                 made.confirm(lease, now=1.0)

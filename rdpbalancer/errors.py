@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 
-class Fault(StrEnum):
+class Blame(StrEnum):
     """Who has to do something about an error."""
 
     CLIENT = "client"
@@ -23,7 +23,7 @@ class RdpBalancerError(Exception):
     ``code`` is stable: it appears in metrics and logs, and tests and alerts may rely on it.
     """
 
-    fault: ClassVar[Fault] = Fault.BALANCER
+    fault: ClassVar[Blame] = Blame.BALANCER
     try_another_server: ClassVar[bool] = False
 
     def __init__(self, code: str, message: str) -> None:
@@ -34,32 +34,32 @@ class RdpBalancerError(Exception):
 class ProtocolError(RdpBalancerError):
     """What the client sent cannot be, or become, an RDP connection request."""
 
-    fault = Fault.CLIENT
+    fault = Blame.CLIENT
 
 
 class ClientError(RdpBalancerError):
     """The client left, was too slow, or may not come in."""
 
-    fault = Fault.CLIENT
+    fault = Blame.CLIENT
 
 
 class ServerError(RdpBalancerError):
     """A real server refused, stayed silent or broke off before the client had seen anything of it."""
 
-    fault = Fault.SERVER
+    fault = Blame.SERVER
     try_another_server = True
 
 
 class NoServerError(RdpBalancerError):
     """No real server can take the connection now."""
 
-    fault = Fault.OPERATOR
+    fault = Blame.OPERATOR
 
 
 class ConfigurationError(RdpBalancerError):
     """The configuration, or a command of the operator, cannot be carried out as written."""
 
-    fault = Fault.OPERATOR
+    fault = Blame.OPERATOR
 
 
 class StoreError(RdpBalancerError):

@@ -87,11 +87,11 @@ class Emptying:
         return sum(self.counts.values())
 
     def _orphans(self, server: str) -> int:
-        from rdpbalancer.control.client import RefusedError
+        from rdpbalancer.control.client import CommandRefusedError
 
         try:
             answer: dict[str, Any] = ask(self._context, "sessions", server=server, limit=1)
-        except RefusedError as error:
+        except CommandRefusedError as error:
             if error.code != "unknown-server":  # a service that is busy has not said that nobody is there
                 raise
             return 0

@@ -16,7 +16,7 @@ from rdpbalancer.cli.stopping import run_until_stopped
 from rdpbalancer.model import Endpoint
 
 if TYPE_CHECKING:
-    from rdpbalancer.lab.opening import Opening
+    from rdpbalancer.lab.opening import LabOpening
     from rdpbalancer.lab.population import Population, Visit
 
 _UNREACHED = frozenset({"refused", "unreachable", "unresolved", "timeout"})
@@ -126,10 +126,10 @@ def _opening(
     proxy: int | None,
     chunk_bytes: int | None,
     chunk_pause: float,
-) -> "Opening":
-    from rdpbalancer.lab.opening import Opening
+) -> "LabOpening":
+    from rdpbalancer.lab.opening import LabOpening
 
-    return Opening(
+    return LabOpening(
         cookie=None if no_cookie or token is not None else user,
         token=None if token is None else token.encode(),
         requested_protocols=None if no_negotiation else protocols,

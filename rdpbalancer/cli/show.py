@@ -90,11 +90,11 @@ def show_servers(
 @click.pass_context
 def show_server(context: click.Context, server: str, service: str | None, *, as_json: bool) -> None:
     """Show all that is known of one real server."""
-    from rdpbalancer.control.client import RefusedError
+    from rdpbalancer.control.client import CommandRefusedError
 
     found = [row for row in ask(context, "servers", **given(service=service)) if _is(row, server)]
     if not found:
-        raise RefusedError(
+        raise CommandRefusedError(
             "unknown-server", f"there is no server {server}; `rdpbalancer show servers` lists them"
         )
     if as_json:

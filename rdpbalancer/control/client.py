@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import msgspec
 
-from rdpbalancer.control.protocol import Answer, Request, encode
-from rdpbalancer.errors import Fault, RdpBalancerError
+from rdpbalancer.control.protocol import ControlRequest, ControlResponse, encode
+from rdpbalancer.errors import Blame, RdpBalancerError
 
 _FULL_QUEUE_S = 0.01
 _BUSY_S = 0.1
@@ -25,13 +25,13 @@ _NOT_BEGUN = ("busy", "timeout")
 class UnreachableError(RdpBalancerError):
     """The service does not answer on its control socket."""
 
-    fault = Fault.OPERATOR
+    fault = Blame.OPERATOR
 
 
-class RefusedError(RdpBalancerError):
+class CommandRefusedError(RdpBalancerError):
     """The service answered that it will not, or cannot, do it."""
 
-    fault = Fault.OPERATOR
+    fault = Blame.OPERATOR
 
 
 class Client:
@@ -71,7 +71,7 @@ class Client:
         while True:
             try:
                 return self._call(verb, params)
-            except RefusedError as error:
+            except CommandRefusedError as error:
                 if error.code not in _NOT_BEGUN or time.monotonic() >= until_at:
                     raise
             time.sleep(_BUSY_S)
@@ -80,9 +80,9 @@ class Client:
 
     def _call(self, verb: str, params: dict[str, Any]) -> Any:
         try:
-            request = encode(Request(verb, params))
+            request = encode(ControlRequest(verb, params))
         except UnicodeEncodeError as error:  # from a terminal with another encoding than this locale's
-            raise RefusedError(
+            raise CommandRefusedError(
                 "bad-parameters", f"{verb}: {error.object!a} is no text in UTF-8, as names here are"
             ) from error
         try:
@@ -95,11 +95,11 @@ class Client:
         if not line.endswith(b"\n"):
             raise UnreachableError("unreachable", "the service closed the connection; its log says why")
         try:
-            answer = msgspec.json.decode(line, type=Answer)
+            answer = msgspec.json.decode(line, type=ControlResponse)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UnreachableError("unreachable", f"this is no answer of rdpbalancer: {error}") from error
         if answer.error is not None:
-            raise RefusedError(answer.error.code, answer.error.message)
+            raise CommandRefusedError(answer.error.code, answer.error.message)
         return answer.result
 
     def pages(self, verb: str, **params: Any) -> Iterator[dict[str, Any]]:

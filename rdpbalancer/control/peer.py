@@ -18,20 +18,20 @@ _UCRED: Final = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class ControlPeer:
     """The process at the other end, as it was when it connected (SO_PEERCRED)."""
 
     pid: int
     uid: int
 
 
-def peer_of(sock: socket.socket) -> Peer:
+def peer_of(sock: socket.socket) -> ControlPeer:
     """Return who is at the other end of a connected Unix socket."""
     pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Peer(pid, uid)
+    return ControlPeer(pid, uid)
 
 
-class UserNames:
+class UserLookup:
     """Names of users by number. They are looked up in a thread, and nobody waits long for it."""
 
     def __init__(self) -> None:

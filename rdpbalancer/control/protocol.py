@@ -14,7 +14,7 @@ VERSION = 1
 MAX_REQUEST_BYTES = 64 * 1024
 
 
-class Request(msgspec.Struct):
+class ControlRequest(msgspec.Struct):
     """One request. `params` are the verb's own."""
 
     verb: str
@@ -22,21 +22,21 @@ class Request(msgspec.Struct):
     v: int = VERSION
 
 
-class Failure(msgspec.Struct):
+class ControlFailure(msgspec.Struct):
     """Why a request was not carried out: a stable code, and what to tell a person."""
 
     code: str
     message: str
 
 
-class Answer(msgspec.Struct, omit_defaults=True):
+class ControlResponse(msgspec.Struct, omit_defaults=True):
     """The answer to a request."""
 
     ok: bool
     result: Any = None
-    error: Failure | None = None
+    error: ControlFailure | None = None
 
 
-def encode(message: Request | Answer) -> bytes:
+def encode(message: ControlRequest | ControlResponse) -> bytes:
     """Return the message as a line."""
     return msgspec.json.encode(message) + b"\n"

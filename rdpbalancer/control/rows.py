@@ -13,7 +13,7 @@ class Row(msgspec.Struct, gc=False):
     """Base of all rows. Plain values, so the garbage collector need not look at a thousand of them."""
 
 
-class OperatorWord(Row):
+class OperatorOverride(Row):
     """What operators have said of a server, who, why, and when. `since` 0: nobody has, or it was not kept."""
 
     state: str
@@ -24,7 +24,7 @@ class OperatorWord(Row):
     since: float
 
 
-class AgentWord(Row):
+class AgentSummary(Row):
     """What a server's feedback agent last said."""
 
     percent: float | None
@@ -79,8 +79,8 @@ class ServerRow(Row):
     emptying: bool
     queue: int
     backup: bool
-    agent: AgentWord | None
-    operator: OperatorWord
+    agent: AgentSummary | None
+    operator: OperatorOverride
     check: Check | None
     checks_failed: int
     sessions_total: int

@@ -20,8 +20,15 @@ import msgspec
 from rdpbalancer.control.pacing import Pacer
 from rdpbalancer.control.paging import Listing, Pager
 from rdpbalancer.control.parameters import ACTOR, ParametersError, Signature, Verb
-from rdpbalancer.control.peer import Peer, UserNames, peer_of
-from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, VERSION, Answer, Failure, Request, encode
+from rdpbalancer.control.peer import ControlPeer, UserLookup, peer_of
+from rdpbalancer.control.protocol import (
+    MAX_REQUEST_BYTES,
+    VERSION,
+    ControlFailure,
+    ControlRequest,
+    ControlResponse,
+    encode,
+)
 from rdpbalancer.errors import RdpBalancerError
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
 from rdpbalancer.tasks import spawn
@@ -54,7 +61,7 @@ class _Client:
     """One connection. `since`: when it began to be as it is now (monotonic)."""
 
     sock: socket.socket
-    peer: Peer
+    peer: ControlPeer
     since: float
     received: bytearray = field(default_factory=bytearray)
     unsent: memoryview | None = None
@@ -98,7 +105,7 @@ class ControlServer:
         self._clock = clock
         self._pacer = pacer or Pacer()
         self._pager = Pager(self._pacer)
-        self._names = UserNames()
+        self._names = UserLookup()
         self._listener: socket.socket | None = None
         self._clients: set[_Client] = set()
         self._accepted = 0
@@ -267,7 +274,7 @@ class ControlServer:
 
     # ---- answers out -------------------------------------------------------------------------------
 
-    def _send(self, client: _Client, answer: Answer) -> None:
+    def _send(self, client: _Client, answer: ControlResponse) -> None:
         if client.gone:
             return
         data = memoryview(encode(answer))
@@ -330,10 +337,10 @@ class ControlServer:
 
     # ---- verbs -------------------------------------------------------------------------------------
 
-    async def _answer(self, peer: Peer, line: bytes) -> Answer:
+    async def _answer(self, peer: ControlPeer, line: bytes) -> ControlResponse:
         await self._pacer.turn()
         try:
-            request = msgspec.json.decode(line, type=Request)
+            request = msgspec.json.decode(line, type=ControlRequest)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _failure("bad-request", f"not a request: {error}")
         if request.v != VERSION:
@@ -352,7 +359,7 @@ class ControlServer:
             if isinstance(result, Listing):
                 result = await self._pager.page(result)
             # Encoded here, so that a result that cannot be is answered and logged like any other failure.
-            return Answer(ok=True, result=msgspec.Raw(msgspec.json.encode(result)))
+            return ControlResponse(ok=True, result=msgspec.Raw(msgspec.json.encode(result)))
         except RdpBalancerError as error:
             return _failure(error.code, str(error))
         except Exception as error:  # noqa: BLE001 (the operator gets an answer, and the log the traceback)
@@ -360,7 +367,7 @@ class ControlServer:
             return _failure("internal", f"{request.verb} failed: {error!r}; the log says more")
 
 
-def _say_and_close(sock: socket.socket, answer: Answer) -> None:
+def _say_and_close(sock: socket.socket, answer: ControlResponse) -> None:
     """Answer what has not been read: its command is thrown away, else the close would be a reset."""
     with contextlib.suppress(OSError):
         sock.send(encode(answer))
@@ -368,5 +375,5 @@ def _say_and_close(sock: socket.socket, answer: Answer) -> None:
     sock.close()
 
 
-def _failure(code: str, message: str) -> Answer:
-    return Answer(ok=False, error=Failure(code, message))
+def _failure(code: str, message: str) -> ControlResponse:
+    return ControlResponse(ok=False, error=ControlFailure(code, message))

@@ -34,7 +34,7 @@ class Refusal(StrEnum):
     SOURCE_RATE = "source-rate"
 
 
-class Place(msgspec.Struct, eq=False):
+class AdmissionSlot(msgspec.Struct, eq=False):
     """A connection's place inside. `source` is what it is counted under, None: not known yet."""
 
     service: str
@@ -54,7 +54,7 @@ class Admission:
         self._source_half_open: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._rates = Buckets(MAX_RATED_SOURCES)
 
-    def enter(self, service: VirtualService) -> Place | Refusal:
+    def enter(self, service: VirtualService) -> AdmissionSlot | Refusal:
         """Take a place, before anything is known of the source beyond its being there."""
         if self.half_open >= self.max_half_open:
             return Refusal.MAX_HALF_OPEN
@@ -62,9 +62,11 @@ class Admission:
             return Refusal.MAX_SESSIONS
         self.half_open += 1
         self._places[service.name] += 1
-        return Place(service.name)
+        return AdmissionSlot(service.name)
 
-    def identify(self, place: Place, service: VirtualService, source: str, *, now: float) -> Refusal | None:
+    def identify(
+        self, place: AdmissionSlot, service: VirtualService, source: str, *, now: float
+    ) -> Refusal | None:
         """Count the place under its source address; a refusal leaves it to be released.
 
         With PROXY protocol the source is known only after its header, otherwise at once. Raises ValueError:
@@ -93,7 +95,7 @@ class Admission:
         self._source_half_open[counted] += 1
         return None
 
-    def opened(self, place: Place) -> None:
+    def opened(self, place: AdmissionSlot) -> None:
         """The connection has become a session: it is half open no longer."""
         if not (place.held and place.half_open):
             return
@@ -102,7 +104,7 @@ class Admission:
         if place.source is not None:
             _drop(self._source_half_open, (place.service, place.source))
 
-    def release(self, place: Place) -> None:
+    def release(self, place: AdmissionSlot) -> None:
         """Give the place back. Twice does nothing."""
         if not place.held:
             return
@@ -112,9 +114,9 @@ class Admission:
         if place.source is not None:
             _drop(self._source_places, (place.service, place.source))
 
-    def restore(self, service: str, source: str) -> Place:
+    def restore(self, service: str, source: str) -> AdmissionSlot:
         """Take the place of a session that is live already: the router has been restarted."""
-        place = Place(service, source_network(source), half_open=False)
+        place = AdmissionSlot(service, source_network(source), half_open=False)
         self._places[service] += 1
         self._source_places[(service, source_network(source))] += 1
         return place

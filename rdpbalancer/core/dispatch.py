@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from rdpbalancer.core import status as st
 from rdpbalancer.core.admission import source_network
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
-from rdpbalancer.core.ledger import Lease, Ledger, LiveSession
-from rdpbalancer.core.persist import Derived, Store, derive
+from rdpbalancer.core.ledger import Ledger, LiveSession, ServerSlot
+from rdpbalancer.core.persistence import Derived, Store, derive
+from rdpbalancer.core.queue import AdmissionQueue, QueuedClient, Waiter
 from rdpbalancer.core.redirection import Redirections
 from rdpbalancer.core.route import (
     Decision,
-    Go,
-    Nobody,
-    Query,
+    Enqueue,
+    Reject,
+    Route,
+    RouteRequest,
     SchedulerState,
-    View,
-    Wait,
+    ServerView,
     goes_before,
     names_server,
     route,
@@ -28,7 +29,6 @@ from rdpbalancer.core.route import (
 from rdpbalancer.core.schedule import Random
 from rdpbalancer.core.share import Shares
 from rdpbalancer.core.status import ServerStatus
-from rdpbalancer.core.waiting import Waiter, WaitingClient, WaitingLine
 from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, ServerId, SessionFacts
 from rdpbalancer.wire.token import msts_number
 
@@ -47,8 +47,8 @@ class _ServiceState:
     policy: PersistencePolicy
     bindings: Store
     scheduler: SchedulerState
-    line: WaitingLine = field(default_factory=WaitingLine)
-    views: list[View] | None = None
+    line: AdmissionQueue = field(default_factory=AdmissionQueue)
+    views: list[ServerView] | None = None
     away: bool = False
     collisions_told: set[Key] = field(default_factory=set)
     to_unpin: list[Key] = field(default_factory=list)
@@ -187,7 +187,7 @@ class Dispatcher:
         """Yield who waits in the service's queue, the first first."""
         return iter(self._services[service].line)
 
-    def views(self, service: VirtualService, *, now: float) -> list[View]:
+    def views(self, service: VirtualService, *, now: float) -> list[ServerView]:
         """Return every server of the service as it is now, in the configuration's order.
 
         They are the dispatcher's own, good until the next verb.
@@ -203,10 +203,10 @@ class Dispatcher:
                 view.weight = self._weight(service, view.server, now)
         return state.views
 
-    def _view(self, service: VirtualService, server: RealServer, now: float) -> View:
+    def _view(self, service: VirtualService, server: RealServer, now: float) -> ServerView:
         weight = self._weight(service, server, now)
         ledger = self.ledger
-        return View(
+        return ServerView(
             server,
             self.statuses[server.id],
             ledger.load(server.id),
@@ -268,12 +268,12 @@ class Dispatcher:
         self._now = now
         current = self.farm.services.get(service.name)
         if current is None:
-            return Nobody("service-removed"), False
+            return Reject("service-removed"), False
         service = current
         if isinstance(token, int):
             query = self._following(service, source=source, token=token, key=key, tried=tried, now=now)
         else:
-            query = Query(source, token, key, self._bound(service, key, now), tried)
+            query = RouteRequest(source, token, key, self._bound(service, key, now), tried)
         state = self._services[service.name].scheduler
         return route(query, service, self.views(service, now=now), state)
 
@@ -286,14 +286,14 @@ class Dispatcher:
         key: Key | None,
         tried: frozenset[ServerId],
         now: float,
-    ) -> Query:
+    ) -> RouteRequest:
         steps = self._redirections.candidates(service.name, source, token, now=now)
         follows = [step.server for step in steps]
         bound = self._bound(service, key, now)
         if bound is not None and bound not in follows:
             follows.append(bound)
         known = self._redirections.knows(service.name, token)
-        return Query(source, tried=tried, follows=follows, maker_known=known)
+        return RouteRequest(source, tried=tried, follows=follows, maker_known=known)
 
     def may_search(self, service: str, source: str, *, now: float) -> bool:
         """Whether one more server than `redispatch` allows may be asked whether a token is its own."""
@@ -302,13 +302,13 @@ class Dispatcher:
     def take(
         self,
         service: VirtualService,
-        go: Go,
+        go: Route,
         key: Key | None,
         *,
         source: str = "",
         token: Token | None = None,
         now: float,
-    ) -> Lease | None:
+    ) -> ServerSlot | None:
         """Reserve a place for the decision and claim the key for it.
 
         None: the key is somebody else's claim by now (a shared store); decide again.
@@ -322,7 +322,7 @@ class Dispatcher:
         lease = self.ledger.lease(go.server, bound_key, source)
         return lease if self._claim(service, go, lease, now) else None
 
-    def _follow(self, lease: Lease, source: str, token: int, now: float) -> None:
+    def _follow(self, lease: ServerSlot, source: str, token: int, now: float) -> None:
         """Let the connection follow a session of its source to its server, and keep that one's binding alive.
 
         It is the same user's, and would otherwise end an hour after a login that may last the day.
@@ -344,15 +344,15 @@ class Dispatcher:
     def settle(
         self,
         service: VirtualService,
-        lease: Lease,
+        lease: ServerSlot,
         *,
-        wanted: Wait,
+        wanted: Enqueue,
         token: Token | None,
         key: Key | None,
         tried: frozenset[ServerId],
         source: str = "",
         now: float,
-    ) -> Go | None:
+    ) -> Route | None:
         """Make a granted place the connection's own.
 
         None: its key has been bound elsewhere while it waited, or the server is no longer configured; the
@@ -370,9 +370,9 @@ class Dispatcher:
         if isinstance(token, int):
             self._follow(lease, source, token, now)
             guessed = Reason.REDISPATCH if tried else Reason.SCHEDULED
-            return Go(lease.server, guessed if wanted.server is None else Reason.TOKEN)
+            return Route(lease.server, guessed if wanted.server is None else Reason.TOKEN)
         if wanted.server is not None and token is not None and names_server(view, token):
-            return Go(lease.server, Reason.TOKEN)
+            return Route(lease.server, Reason.TOKEN)
         if bound is not None and bound != server.id.name and self._goes_back(service, bound, tried, now):
             self.ledger.release(lease)
             return None
@@ -382,11 +382,11 @@ class Dispatcher:
             reason = Reason.BACKUP
         else:
             reason = Reason.REDISPATCH if bound is not None or tried else Reason.SCHEDULED
-        go = Go(lease.server, reason, binds=key is not None, replacing=bound)
+        go = Route(lease.server, reason, binds=key is not None, replacing=bound)
         self.ledger.set_key(lease, key, source)
         return go if self._claim(service, go, lease, now) else None
 
-    def _claim(self, service: VirtualService, go: Go, lease: Lease, now: float) -> bool:
+    def _claim(self, service: VirtualService, go: Route, lease: ServerSlot, now: float) -> bool:
         if lease.key is None:
             return True
         hold_s = service.timeouts.connect_s + service.timeouts.confirm_s
@@ -399,7 +399,7 @@ class Dispatcher:
         self.ledger.release(lease)
         return False
 
-    def give_back(self, lease: Lease, *, now: float) -> None:
+    def give_back(self, lease: ServerSlot, *, now: float) -> None:
         """The server failed, or the client left: free the place and the claim.
 
         If the server had confirmed already, its desktop is there: the binding stays, and its time starts.
@@ -414,7 +414,7 @@ class Dispatcher:
             self._release_claim(lease, now)
         self._unpin_if_unused(lease.server.service, lease.key, now)
 
-    def confirm(self, lease: Lease, *, now: float) -> bool:
+    def confirm(self, lease: ServerSlot, *, now: float) -> bool:
         """The server has answered with a Connection Confirm: the claim becomes a binding.
 
         False: it does not, because the source has had its share of a table that fills up (`core.share`).
@@ -432,7 +432,7 @@ class Dispatcher:
         bindings.confirm(lease.key, lease.server.name, now=now)
         return True
 
-    def _may_bind(self, lease: Lease, now: float) -> bool:
+    def _may_bind(self, lease: ServerSlot, now: float) -> bool:
         """Whether a new binding is within its source's share; one that is there already is renewed anyway."""
         service = lease.server.service
         bindings, policy = self._services[service].bindings, self._services[service].policy
@@ -448,7 +448,7 @@ class Dispatcher:
             now=now,
         )
 
-    def disclaim(self, lease: Lease, *, now: float) -> None:
+    def disclaim(self, lease: ServerSlot, *, now: float) -> None:
         """The server has answered, but not with a Connection Confirm: the place stays, the claim goes."""
         if lease.claimed:
             self._release_claim(lease, now)
@@ -456,13 +456,15 @@ class Dispatcher:
         self.ledger.set_key(lease, None)
         self._unpin_if_unused(lease.server.service, key, now)
 
-    def _release_claim(self, lease: Lease, now: float) -> None:
+    def _release_claim(self, lease: ServerSlot, now: float) -> None:
         lease.claimed = False
         if lease.key is not None:
             bindings = self._services[lease.server.service].bindings
             bindings.release(lease.key, lease.server.name, now=now)
 
-    def open(self, lease: Lease, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
+    def open(
+        self, lease: ServerSlot, facts: SessionFacts, *, relay: int, place: object = None
+    ) -> LiveSession:
         """A relay takes the session: its place is a session's from now on."""
         session = self.ledger.open(lease, facts, relay=relay, place=place)
         if lease.server in self._with_minimum:
@@ -557,11 +559,11 @@ class Dispatcher:
         self,
         service: str,
         server: ServerId | None,
-        grant: Callable[[Lease | None], None],
+        grant: Callable[[ServerSlot | None], None],
         *,
         ticket: int | None,
         refused: Collection[ServerId] = (),
-        client: WaitingClient | None = None,
+        client: QueuedClient | None = None,
     ) -> Waiter:
         """Join the service's queue."""
         line = self._services[service].line
@@ -625,7 +627,7 @@ def _standing(server: RealServer, status: ServerStatus) -> tuple[bool, bool, boo
     )
 
 
-def _in_vain(waiter: Waiter, views: Mapping[ServerId, View]) -> bool:
+def _in_vain(waiter: Waiter, views: Mapping[ServerId, ServerView]) -> bool:
     """Whether the place that somebody waits for can no longer come."""
     if waiter.server is not None:
         view = views.get(waiter.server)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from rdpbalancer.core.burden import Burdens
-from rdpbalancer.core.redirection import Step
+from rdpbalancer.core.redirection import RedirectionStep
 from rdpbalancer.model import Key, ServerId, SessionFacts
 
 
-class Lease(msgspec.Struct, eq=False):
+class ServerSlot(msgspec.Struct, eq=False):
     """A reserved place on a server, and the use of a key, until it is released or becomes a session.
 
     `claimed`: the key's claim in the store is this lease's, and has to be confirmed or released. `renews`:
@@ -28,7 +28,7 @@ class Lease(msgspec.Struct, eq=False):
     held: bool = True
     claimed: bool = False
     renews: bool = False
-    follows: Step | None = None
+    follows: RedirectionStep | None = None
 
 
 class LiveSession(msgspec.Struct, eq=False):
@@ -68,16 +68,16 @@ class Ledger:
 
     # ---- places ------------------------------------------------------------------------------------
 
-    def lease(self, server: ServerId, key: Key | None, source: str = "") -> Lease:
+    def lease(self, server: ServerId, key: Key | None, source: str = "") -> ServerSlot:
         """Reserve a place on `server` for a connection with `key` from `source`."""
         self._loads[server] += 1
         self._leases += 1
         if key is not None:
             self._use(server.service, key).uses += 1
         self._burdens.add(server, key, source)
-        return Lease(server, key, source)
+        return ServerSlot(server, key, source)
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: ServerSlot) -> None:
         """Give a reserved place back. Releasing twice, or after `open`, does nothing."""
         if not lease.held:
             return
@@ -88,7 +88,7 @@ class Ledger:
         self._burdens.remove(lease.server, lease.key, lease.source)
         self._free(lease.server)
 
-    def set_key(self, lease: Lease, key: Key | None, source: str = "") -> None:
+    def set_key(self, lease: ServerSlot, key: Key | None, source: str = "") -> None:
         """Give a held lease another key (a place from the queue is granted before the key is claimed)."""
         if not lease.held:
             message = f"{lease} is not held, its key cannot become {key}"
@@ -105,7 +105,9 @@ class Ledger:
 
     # ---- sessions ----------------------------------------------------------------------------------
 
-    def open(self, lease: Lease, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
+    def open(
+        self, lease: ServerSlot, facts: SessionFacts, *, relay: int, place: object = None
+    ) -> LiveSession:
         """Turn a held lease into a live session. The server's load stays what it was."""
         server, key = lease.server, lease.key
         agrees = server == (facts.service, facts.server) and key == facts.binding_key

@@ -40,7 +40,7 @@ MAX_LOOKED_AT = 256
 Source = tuple[str, str]  # a service, and the source as it is counted
 
 
-class Step(msgspec.Struct, eq=False):
+class RedirectionStep(msgspec.Struct, eq=False):
     """One session of a source: where it was, and whether a token has followed it.
 
     `key`: the binding that it keeps alive. `token`: the number that brought it, None: it came otherwise.
@@ -59,8 +59,8 @@ class Step(msgspec.Struct, eq=False):
 class _Steps(msgspec.Struct, eq=False):
     """A source's sessions: the live ones by id as they began, the ended ones as they ended."""
 
-    live: dict[str, Step] = msgspec.field(default_factory=dict)
-    ended: deque[Step] = msgspec.field(default_factory=deque)
+    live: dict[str, RedirectionStep] = msgspec.field(default_factory=dict)
+    ended: deque[RedirectionStep] = msgspec.field(default_factory=deque)
 
 
 class Redirections:
@@ -68,9 +68,9 @@ class Redirections:
 
     def __init__(self) -> None:
         self._sources: dict[Source, _Steps] = {}
-        self._live: dict[str, Step] = {}
-        self._ended: deque[Step] = deque()
-        self._tokens: dict[tuple[str, int], Step] = {}
+        self._live: dict[str, RedirectionStep] = {}
+        self._ended: deque[RedirectionStep] = deque()
+        self._tokens: dict[tuple[str, int], RedirectionStep] = {}
         self._searches = Buckets(MAX_SEARCHING)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class Redirections:
     def opened(self, facts: SessionFacts, *, token: int | None) -> None:
         """A session has begun, or was found in a relay. `token`: the number that it came with."""
         source = (facts.service, source_network(facts.source))
-        step = Step(source, facts.server, facts.binding_key, token)
+        step = RedirectionStep(source, facts.server, facts.binding_key, token)
         steps = self._sources.get(source)
         if steps is None:
             steps = self._sources[source] = _Steps()
@@ -100,7 +100,7 @@ class Redirections:
         self._ended.append(step)
         self._forget(now)
 
-    def candidates(self, service: str, source: str, token: int, *, now: float) -> list[Step]:
+    def candidates(self, service: str, source: str, token: int, *, now: float) -> list[RedirectionStep]:
         """Return a session of each server that may have made the token, the likeliest first.
 
         The token's own last session, live or just ended, is where its maker is: the same number may come
@@ -109,7 +109,7 @@ class Redirections:
         been reported yet; and last those that have been followed.
         """
         self._forget(now)
-        found: dict[str, Step] = {}
+        found: dict[str, RedirectionStep] = {}
         known = self._tokens.get((service, token))
         if known is not None:
             found[known.server] = known
@@ -146,7 +146,7 @@ class Redirections:
                 del self._tokens[token]
 
 
-def _newest_first(steps: _Steps) -> Iterator[Step]:
+def _newest_first(steps: _Steps) -> Iterator[RedirectionStep]:
     left = MAX_LOOKED_AT
     for some in (reversed(steps.ended), reversed(steps.live.values())):
         for step in some:

@@ -12,13 +12,13 @@ import msgspec
 
 from rdpbalancer.core import status as st
 from rdpbalancer.core.farm import RealServer, VirtualService
-from rdpbalancer.core.schedule import SCHEDULERS, Ask, Choice, Random
+from rdpbalancer.core.schedule import SCHEDULERS, Candidate, Random, ScheduleInput
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId
 
 
 @dataclass(slots=True)
-class View:
+class ServerView:
     """One real server for decisions: configuration, status, load and effective weight now.
 
     What follows from configuration and status is worked out once, when the view is made: a farm has tens of
@@ -57,7 +57,7 @@ class View:
         return not self.emptying and not self.full
 
 
-class Query(msgspec.Struct, frozen=True):
+class RouteRequest(msgspec.Struct, frozen=True):
     """What a connection brings to the decision.
 
     `token`: the address in its routing token, already decoded and only where the method is configured.
@@ -76,7 +76,7 @@ class Query(msgspec.Struct, frozen=True):
     maker_known: bool = False
 
 
-class Go(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True):
     """Connect to `server`. `binds`: the key is to be claimed for it, `replacing` its unusable holder."""
 
     server: ServerId
@@ -85,19 +85,19 @@ class Go(msgspec.Struct, frozen=True):
     replacing: str | None = None
 
 
-class Wait(msgspec.Struct, frozen=True):
+class Enqueue(msgspec.Struct, frozen=True):
     """Every place is taken: wait for one on `server`, None: on any."""
 
     server: ServerId | None
 
 
-class Nobody(msgspec.Struct, frozen=True):
+class Reject(msgspec.Struct, frozen=True):
     """No server can take the connection, and `why` in one stable word."""
 
     why: str
 
 
-Decision = Go | Wait | Nobody
+Decision = Route | Enqueue | Reject
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class SchedulerState:
 
 
 def route(
-    query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState
+    query: RouteRequest, service: VirtualService, views: Sequence[ServerView], state: SchedulerState
 ) -> tuple[Decision, bool]:
     """Return the decision, and whether a routing token was there but could not be followed."""
     token_missed = False
@@ -127,7 +127,7 @@ def route(
     return _by_binding(query, service, views, state), token_missed
 
 
-def names_server(view: View, endpoint: Endpoint) -> bool:
+def names_server(view: ServerView, endpoint: Endpoint) -> bool:
     """Whether a routing token's address is this configured server's."""
     if endpoint in view.server.token_addresses:
         return True
@@ -136,47 +136,49 @@ def names_server(view: View, endpoint: Endpoint) -> bool:
     return endpoint.host == view.server.address.host or endpoint.host in view.status.addresses
 
 
-def _by_token(query: Query, service: VirtualService, views: Sequence[View]) -> Decision | None:
+def _by_token(query: RouteRequest, service: VirtualService, views: Sequence[ServerView]) -> Decision | None:
     for view in views:
         if query.token is not None and names_server(view, query.token):
             if not view.takes_token or view.server.id in query.tried:
                 return None
             if not view.full:
-                return Go(view.server.id, Reason.TOKEN)
-            return Wait(view.server.id) if service.persistence.wait_when_full else None
+                return Route(view.server.id, Reason.TOKEN)
+            return Enqueue(view.server.id) if service.persistence.wait_when_full else None
     return None
 
 
-def _by_redirection(query: Query, service: VirtualService, views: Sequence[View]) -> Decision | None:
+def _by_redirection(
+    query: RouteRequest, service: VirtualService, views: Sequence[ServerView]
+) -> Decision | None:
     """Return the likeliest maker of a token that can take it now; wait only where all that can are full."""
-    full: View | None = None
+    full: ServerView | None = None
     for name in query.follows:
         view = _named(name, views)
         if view is None or not view.takes_token or view.server.id in query.tried:
             continue
         if not view.full:
-            return Go(view.server.id, Reason.TOKEN)
+            return Route(view.server.id, Reason.TOKEN)
         full = full or view
         if query.maker_known and name == query.follows[0]:
             break  # no other server would take it
     waits = full is not None and service.persistence.wait_when_full
-    return Wait(full.server.id) if full is not None and waits else None
+    return Enqueue(full.server.id) if full is not None and waits else None
 
 
 def _by_binding(
-    query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState
+    query: RouteRequest, service: VirtualService, views: Sequence[ServerView], state: SchedulerState
 ) -> Decision:
     bound = _named(query.bound, views) if query.bound is not None else None
     if bound is not None and bound.takes_bound and bound.server.id not in query.tried:
         if not bound.full:
-            return Go(bound.server.id, _bound_reason(query.key), binds=True)
+            return Route(bound.server.id, _bound_reason(query.key), binds=True)
         if service.persistence.wait_when_full:
-            return Wait(bound.server.id)
+            return Enqueue(bound.server.id)
     moved = query.bound is not None or bool(query.tried)
     return _by_scheduler(query, service, views, state, moved=moved)
 
 
-def _named(name: str, views: Sequence[View]) -> View | None:
+def _named(name: str, views: Sequence[ServerView]) -> ServerView | None:
     for view in views:
         if view.server.id.name == name:
             return view
@@ -188,7 +190,12 @@ def _bound_reason(key: Key | None) -> Reason:
 
 
 def _by_scheduler(
-    query: Query, service: VirtualService, views: Sequence[View], state: SchedulerState, *, moved: bool
+    query: RouteRequest,
+    service: VirtualService,
+    views: Sequence[ServerView],
+    state: SchedulerState,
+    *,
+    moved: bool,
 ) -> Decision:
     usable = [view for view in views if view.takes_new]
     for backup in (False, True):
@@ -199,30 +206,30 @@ def _by_scheduler(
         untried = [view for view in rank if view.server.id not in tried] if tried else rank
         if not untried:
             continue
-        ask = Ask(query.source, state.rng, state.wheel, state.turns)
+        ask = ScheduleInput(query.source, state.rng, state.wheel, state.turns)
         # `has_room`, written out: two calls for each server would be a fifth of a login's decision.
         free = [
-            Choice(view.server.id, view.weight, view.load if view.burden is None else view.burden)
+            Candidate(view.server.id, view.weight, view.load if view.burden is None else view.burden)
             for view in untried
             if not view.emptying and (not view.capacity or view.load < view.capacity)
         ]
         chosen = SCHEDULERS[service.scheduler](free, ask)
         if chosen is None:
-            return Wait(None)
+            return Enqueue(None)
         reason = Reason.BACKUP if backup else Reason.REDISPATCH if moved else Reason.SCHEDULED
-        return Go(chosen.server, reason, binds=query.key is not None, replacing=query.bound)
+        return Route(chosen.server, reason, binds=query.key is not None, replacing=query.bound)
     if any(view.checking for view in views):
-        return Wait(None)  # a first check takes no longer than a login does anyway
-    return Nobody("all-failed" if query.tried else _why_nobody(views))
+        return Enqueue(None)  # a first check takes no longer than a login does anyway
+    return Reject("all-failed" if query.tried else _why_nobody(views))
 
 
-def _why_nobody(views: Sequence[View]) -> str:
+def _why_nobody(views: Sequence[ServerView]) -> str:
     if any(st.is_up(view.status) for view in views):
         return "all-draining-or-halted"
     return "all-down"
 
 
-def goes_before(view: View, views: Sequence[View]) -> list[ServerId]:
+def goes_before(view: ServerView, views: Sequence[ServerView]) -> list[ServerId]:
     """Return the servers that a user without a binding gets before this one (backups are a last resort)."""
     if not view.server.backup:
         return []

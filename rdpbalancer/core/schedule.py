@@ -22,7 +22,7 @@ class Random(Protocol):
         ...
 
 
-class Choice(NamedTuple):
+class Candidate(NamedTuple):
     """A server that could be chosen: its effective weight (above 0), and what it carries."""
 
     server: ServerId
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
     load: int
 
 
-class Ask(msgspec.Struct, frozen=True):
+class ScheduleInput(msgspec.Struct, frozen=True):
     """What a scheduler may know of the connection, and the state it keeps between connections.
 
     `turns`: a number for each server that grows with each time it is chosen among the least loaded.
@@ -45,14 +45,14 @@ class Ask(msgspec.Struct, frozen=True):
     turns: MutableMapping[ServerId, int] = msgspec.field(default_factory=dict)
 
 
-Scheduler = Callable[[Sequence[Choice], Ask], Choice | None]
+Scheduler = Callable[[Sequence[Candidate], ScheduleInput], Candidate | None]
 
 # Credits nearer to each other than this are equal but for rounding, and go by the configuration's order: a
 # cycle would not repeat exactly otherwise. Real differences are above 1/25,600 (a hundred servers of 256).
 _ROUNDING = 1e-9
 
 
-def least_connections(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+def least_connections(choices: Sequence[Candidate], ask: ScheduleInput) -> Candidate | None:
     """Return the server that would be least loaded for its weight once it had this session too.
 
     Counting the session to come makes the first ones go by weight, where "sessions now" would call all empty
@@ -75,7 +75,7 @@ def least_connections(choices: Sequence[Choice], ask: Ask) -> Choice | None:
     return chosen
 
 
-def round_robin(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+def round_robin(choices: Sequence[Candidate], ask: ScheduleInput) -> Candidate | None:
     """Return the next server by smooth weighted round robin: exact over a cycle, and never in bursts.
 
     Every server earns its share of one session in credit, the richest is chosen and pays one. Credits of
@@ -95,7 +95,7 @@ def round_robin(choices: Sequence[Choice], ask: Ask) -> Choice | None:
     return chosen
 
 
-def source_hash(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+def source_hash(choices: Sequence[Candidate], ask: ScheduleInput) -> Candidate | None:
     """Return the server by weighted rendezvous hashing of the source address.
 
     The same source gets the same server as long as it can take it, and the loss of a server moves only the
@@ -104,7 +104,7 @@ def source_hash(choices: Sequence[Choice], ask: Ask) -> Choice | None:
     return max(choices, key=lambda choice: _rendezvous_score(ask.source, choice), default=None)
 
 
-def _rendezvous_score(source: str, choice: Choice) -> float:
+def _rendezvous_score(source: str, choice: Candidate) -> float:
     digest = blake2b(f"{source}\0{choice.server.name}".encode(), digest_size=8).digest()
     return -choice.weight / math.log(_between_0_and_1(digest))
 
@@ -115,7 +115,7 @@ def _between_0_and_1(digest: bytes) -> float:
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52
 
 
-def random_two_choices(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+def random_two_choices(choices: Sequence[Candidate], ask: ScheduleInput) -> Candidate | None:
     """Return the less loaded of two servers drawn by weight."""
     if len(choices) < 2:
         return choices[0] if choices else None
@@ -124,7 +124,7 @@ def random_two_choices(choices: Sequence[Choice], ask: Ask) -> Choice | None:
     return least_connections((first, second), ask)
 
 
-def _draw(choices: Sequence[Choice], rng: Random) -> Choice:
+def _draw(choices: Sequence[Candidate], rng: Random) -> Candidate:
     mark = rng.random() * sum(choice.weight for choice in choices)
     for choice in choices:
         mark -= choice.weight
@@ -133,7 +133,7 @@ def _draw(choices: Sequence[Choice], rng: Random) -> Choice:
     return choices[-1]  # rounding may leave a remainder
 
 
-def first_available(choices: Sequence[Choice], ask: Ask) -> Choice | None:
+def first_available(choices: Sequence[Candidate], ask: ScheduleInput) -> Candidate | None:
     """Return the first server of the configuration's order: fill one before the next is used."""
     del ask
     return choices[0] if choices else None

@@ -7,18 +7,18 @@ from rdpbalancer.core.feedback import MAX_LINE_BYTES, AgentReport, parse_line
 from rdpbalancer.errors import RdpBalancerError, ServerError
 from rdpbalancer.health.probe import describe
 from rdpbalancer.net import dial
-from rdpbalancer.net.waiting import Waits, in_steps
+from rdpbalancer.net.poller import Poller, run_in_steps
 
 _LINE_ENDS = (b"\r", b"\n", b"\0")
 
 
 async def ask(
-    addresses: Sequence[str], port: int, *, timeout_s: float, waits: Waits | None = None
+    addresses: Sequence[str], port: int, *, timeout_s: float, waits: Poller | None = None
 ) -> AgentReport | str:
     """Return what the agent says, dialled as a user's connection is, or in words why there is no answer."""
     deadline_at = time.monotonic() + timeout_s
 
-    async def listen(waits: Waits) -> bytes:
+    async def listen(waits: Poller) -> bytes:
         upstream = await dial.connect(waits, addresses, port, deadline_at=deadline_at)
         try:
             return await _line(upstream, deadline_at)
@@ -26,7 +26,7 @@ async def ask(
             upstream.close()
 
     try:
-        return parse_line(await in_steps(listen, waits))
+        return parse_line(await run_in_steps(listen, waits))
     except RdpBalancerError as error:
         return describe(error, addresses, f"no line within {timeout_s:g} s")
 

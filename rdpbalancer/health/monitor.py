@@ -11,7 +11,7 @@ from rdpbalancer.core.schedule import Random
 from rdpbalancer.health.agent import ask
 from rdpbalancer.health.probe import CheckResult, check
 from rdpbalancer.model import ServerId
-from rdpbalancer.net.waiting import Waits
+from rdpbalancer.net.poller import Poller
 from rdpbalancer.tasks import cancel_and_wait, spawn
 
 
@@ -45,7 +45,7 @@ class Monitor:
         *,
         rng: Random,
         preamble: bytes = b"",
-        waits: Waits | None = None,
+        waits: Poller | None = None,
     ) -> None:
         self.server = server
         self._owner = owner

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rdpbalancer.errors import ProtocolError, RdpBalancerError, ServerError
 from rdpbalancer.net import dial
-from rdpbalancer.net.waiting import Waits, in_steps
+from rdpbalancer.net.poller import Poller, run_in_steps
 from rdpbalancer.wire.confirm import PROBE, parse_confirm
 
 
@@ -33,7 +33,7 @@ async def check(
     *,
     timeout_s: float,
     preamble: bytes = b"",
-    waits: Waits | None = None,
+    waits: Poller | None = None,
 ) -> CheckResult:
     """Check a server, dialled as a user's connection dials it: `kind` is ``rdp`` or ``tcp``.
 
@@ -44,7 +44,7 @@ async def check(
     began_at = time.monotonic()
     deadline_at = began_at + timeout_s
 
-    async def look(waits: Waits) -> tuple[str, str]:
+    async def look(waits: Poller) -> tuple[str, str]:
         upstream = await dial.connect(waits, addresses, port, deadline_at=deadline_at)
         try:
             detail = "connected" if kind == "tcp" else await _confirmed(upstream, preamble, deadline_at)
@@ -54,7 +54,7 @@ async def check(
 
     ok, address, made = False, "", True
     try:
-        detail, address = await in_steps(look, waits)
+        detail, address = await run_in_steps(look, waits)
         ok = True
     except (ServerError, ProtocolError) as error:
         made = error.code != dial.NO_LOCAL_PORT

@@ -15,8 +15,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
 
-from rdpbalancer.lab.channel import Channel, LabError
-from rdpbalancer.lab.listener import Listener
+from rdpbalancer.lab.channel import LabChannel, LabError
+from rdpbalancer.lab.listener import LabListener
 from rdpbalancer.model import Endpoint
 from rdpbalancer.tasks import cancel_and_wait, spawn
 
@@ -43,7 +43,7 @@ class LabAgent:
         self.asked = 0
         self._mode = AgentMode.ANSWER
         self._endpoint = Endpoint(host, port)
-        self._listener: Listener | None = None
+        self._listener: LabListener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -77,7 +77,7 @@ class LabAgent:
 
     def start(self) -> None:
         """Listen. After `stop`: on the same port."""
-        self._listener = Listener(*self._endpoint, self._accept)
+        self._listener = LabListener(*self._endpoint, self._accept)
         self.behave(self._mode)
         self._endpoint = self._listener.endpoint
 
@@ -90,14 +90,14 @@ class LabAgent:
 
     def _accept(self, sock: socket.socket, client: Endpoint) -> None:
         self.asked += 1
-        channel = Channel(sock)
+        channel = LabChannel(sock)
         task = spawn(self._serve(channel), name=f"lab agent {self._endpoint}: {client}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # A task that is cancelled before its first step closes nothing itself.
         task.add_done_callback(lambda _task: channel.close())
 
-    async def _serve(self, channel: Channel) -> None:
+    async def _serve(self, channel: LabChannel) -> None:
         try:
             with contextlib.suppress(LabError):  # the asker has heard enough
                 if self._mode is AgentMode.SILENT:

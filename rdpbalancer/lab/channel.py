@@ -42,7 +42,7 @@ class Traffic:
     bytes_out: int = 0
 
 
-class Channel:
+class LabChannel:
     """One connected, non-blocking socket. Foreign errors become `LabError` here."""
 
     def __init__(self, sock: socket.socket, traffic: Traffic | None = None) -> None:
@@ -156,10 +156,10 @@ class Channel:
         self._sock.close()
 
 
-class TlsChannel(Channel):
+class TlsChannel(LabChannel):
     """TLS over another channel; `handshake` before anything else."""
 
-    def __init__(self, inner: Channel, context: ssl.SSLContext, *, server_side: bool = True) -> None:
+    def __init__(self, inner: LabChannel, context: ssl.SSLContext, *, server_side: bool = True) -> None:
         super().__init__(inner._sock, inner.traffic)  # noqa: SLF001 - of the same family
         self._inner = inner
         self._incoming = ssl.MemoryBIO()

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from rdpbalancer.errors import ProtocolError
-from rdpbalancer.lab.channel import Channel, LabError, together
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.channel import LabChannel, LabError, together
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.pattern import pattern
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net.resolve import resolve
@@ -45,17 +45,17 @@ class LabClient:
     def __init__(
         self,
         endpoint: Endpoint,
-        opening: Opening | None = None,
+        opening: LabOpening | None = None,
         *,
         source: str | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         self.endpoint = endpoint
-        self.opening = opening if opening is not None else Opening()
+        self.opening = opening if opening is not None else LabOpening()
         self.confirm: Confirm | None = None
         self._source = source
         self._timeout_s = timeout_s
-        self._channel: Channel | None = None
+        self._channel: LabChannel | None = None
         self._remote = endpoint
 
     async def __aenter__(self) -> Self:
@@ -72,7 +72,7 @@ class LabClient:
         self.close()
 
     @property
-    def channel(self) -> Channel:
+    def channel(self) -> LabChannel:
         """The connection, for what has no method here. Raises LabError ``closed`` without one."""
         if self._channel is None:
             raise LabError("closed", "the client is not connected: call connect() first")
@@ -122,7 +122,7 @@ class LabClient:
         except BaseException:
             sock.close()
             raise
-        self._channel, self._remote = Channel(sock), remote
+        self._channel, self._remote = LabChannel(sock), remote
 
     async def send_request(self) -> None:
         """Send everything that comes before the server's turn."""

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from rdpbalancer.lab.channel import Channel, LabError, together
+from rdpbalancer.lab.channel import LabChannel, LabError, together
 from rdpbalancer.lab.pattern import pattern
 from rdpbalancer.lab.redirect import serve_program
 from rdpbalancer.lab.terminal import Session, TerminalServer
@@ -104,7 +104,7 @@ BEHAVIOURS: Final[dict[str, Conversation]] = {
 }
 
 
-async def _hello(channel: Channel) -> str:
+async def _hello(channel: LabChannel) -> str:
     line = await channel.read_line(MAX_HELLO_BYTES)
     word, _, user = line.decode(errors="backslashreplace").strip().partition(" ")
     if word != "HELLO" or not user:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from rdpbalancer.lab.channel import READ_BYTES, Channel, LabError, Traffic
+from rdpbalancer.lab.channel import READ_BYTES, LabChannel, LabError, Traffic
 
 BYTE_PAUSE_S: Final = 0.001  # between the bytes of a confirm: enough for each to be a segment of its own
 
 
-class Fault(StrEnum):
+class LabFault(StrEnum):
     """What a server does wrong. The first group acts on the listening socket, the last on live sessions."""
 
     NONE = "none"
@@ -32,7 +32,7 @@ class Fault(StrEnum):
     HALF_CLOSE_AFTER = "half-close-after"  # FIN after after_bytes, counted both ways; then only reads
 
 
-_AFTER_BYTES: Final = frozenset({Fault.RESET_AFTER, Fault.HALF_CLOSE_AFTER})
+_AFTER_BYTES: Final = frozenset({LabFault.RESET_AFTER, LabFault.HALF_CLOSE_AFTER})
 
 
 class FaultStruckError(LabError):
@@ -42,21 +42,21 @@ class FaultStruckError(LabError):
 class Faults:
     """The one fault that a server has at present."""
 
-    def __init__(self, on_change: Callable[[Fault], None]) -> None:
+    def __init__(self, on_change: Callable[[LabFault], None]) -> None:
         self._on_change = on_change
         self._changed = asyncio.Event()
-        self.kind = Fault.NONE
+        self.kind = LabFault.NONE
         self.delay_s = BYTE_PAUSE_S
         self.after_bytes = 0
         self.generation = 0
 
-    def inject(self, kind: Fault | str, *, delay_s: float = BYTE_PAUSE_S, after_bytes: int = 0) -> None:
+    def inject(self, kind: LabFault | str, *, delay_s: float = BYTE_PAUSE_S, after_bytes: int = 0) -> None:
         """Fail from now on in the way of `kind`, in place of any fault before.
 
         `after_bytes` is counted from now in sessions that live, from the confirm in later ones, and in
         both directions together: 100 bytes echoed are 200. 0: at the next byte.
         """
-        self.kind = Fault(kind)
+        self.kind = LabFault(kind)
         self.delay_s = delay_s
         self.after_bytes = after_bytes
         self.generation += 1
@@ -66,14 +66,14 @@ class Faults:
 
     def clear(self) -> None:
         """Behave well again. Sessions that stopped reading go on where they were."""
-        self.inject(Fault.NONE)
+        self.inject(LabFault.NONE)
 
     async def change(self) -> None:
         """Wait until the fault is another."""
         await self._changed.wait()
 
 
-class FaultyChannel(Channel):
+class FaultyChannel(LabChannel):
     """A session's channel that suffers from the server's present fault."""
 
     def __init__(self, sock: socket.socket, traffic: Traffic, faults: Faults) -> None:
@@ -90,7 +90,7 @@ class FaultyChannel(Channel):
 
     async def read(self, limit_bytes: int = READ_BYTES) -> bytes:
         """Return what is there; may wait, or raise FaultStruckError, as the fault demands."""
-        while self._exposed and self._faults.kind is Fault.STOP_READING:
+        while self._exposed and self._faults.kind is LabFault.STOP_READING:
             await self._faults.change()
         left_bytes = self._left_bytes()
         if left_bytes is not None:
@@ -124,7 +124,7 @@ class FaultyChannel(Channel):
         self._moved_bytes += size_bytes
         if self._moved_bytes < self._faults.after_bytes:
             return
-        if self._faults.kind is Fault.RESET_AFTER:
+        if self._faults.kind is LabFault.RESET_AFTER:
             self.doom()
             raise FaultStruckError("reset", f"reset after {self._moved_bytes} bytes, as told")
         self.half_close()

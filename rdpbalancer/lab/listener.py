@@ -17,7 +17,7 @@ HANG_FILLERS: Final = 2  # connections that fill an accept queue of backlog 0
 _GONE_BEFORE_ACCEPT: Final = {errno.ECONNABORTED, errno.EPROTO}
 
 
-class Listener:
+class LabListener:
     """Accepts by callback. All changes take effect before the call returns."""
 
     def __init__(self, host: str, port: int, on_accept: Callable[[socket.socket, Endpoint], None]) -> None:

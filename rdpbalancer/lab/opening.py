@@ -10,7 +10,7 @@ from rdpbalancer.wire.request import Preconnection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opening:
+class LabOpening:
     """What a client says first: PROXY header, preconnection PDU, Connection Request, in that order.
 
     `raw` stands in place of the request, `behind` follows it at once. `proxy_version` 1 or 2 names

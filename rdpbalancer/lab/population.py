@@ -8,7 +8,7 @@ from typing import Final
 
 from rdpbalancer.lab.channel import LabError, together
 from rdpbalancer.lab.client import LabClient, Landing
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.model import Endpoint
 
 DEFAULT_CONCURRENCY: Final = 256  # connections being opened at once; those that are open do not count
@@ -28,9 +28,9 @@ def user_names(count: int) -> list[str]:
     return [f"user{number:05}" for number in range(1, count + 1)]
 
 
-def by_cookie(user: str) -> Opening:
+def by_cookie(user: str) -> LabOpening:
     """Open as xfreerdp and mstsc do for a named user: mstshash, and TLS or NLA offered."""
-    return Opening(cookie=user)
+    return LabOpening(cookie=user)
 
 
 def strayed(visits: Sequence[Visit]) -> dict[str, set[str]]:
@@ -50,7 +50,7 @@ async def storm(
     hold: asyncio.Event | None = None,
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
-    opening: Callable[[str], Opening] = by_cookie,
+    opening: Callable[[str], LabOpening] = by_cookie,
     landed: Callable[[Visit], None] | None = None,
     timeout_s: float = 30.0,
 ) -> list[Visit]:
@@ -88,7 +88,7 @@ class Population:
     endpoint: Endpoint
     users: Sequence[str]
     rng: random.Random
-    opening: Callable[[str], Opening] = by_cookie
+    opening: Callable[[str], LabOpening] = by_cookie
     source_of: Callable[[str], str | None] = lambda _user: None
     timeout_s: float = 10.0
     visits: list[Visit] = field(default_factory=list)

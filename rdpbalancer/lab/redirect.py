@@ -10,7 +10,7 @@ import ssl
 from typing import Final
 
 from rdpbalancer.lab import mcs
-from rdpbalancer.lab.channel import Channel, LabError, TlsChannel
+from rdpbalancer.lab.channel import LabChannel, LabError, TlsChannel
 from rdpbalancer.lab.terminal import Session, TerminalServer
 
 _TLS_HANDSHAKE: Final = b"\x16"  # RFC 8446 5.1, ContentType
@@ -39,7 +39,7 @@ async def serve_program(server: TerminalServer, session: Session) -> None:
             await channel.drain()
 
 
-async def _secured(server: TerminalServer, channel: Channel) -> Channel:
+async def _secured(server: TerminalServer, channel: LabChannel) -> LabChannel:
     """Return the channel to speak MCS over: TLS, if that is what the client begins."""
     first = await channel.read_exactly(1)
     channel.unread(first)
@@ -56,7 +56,7 @@ async def _secured(server: TerminalServer, channel: Channel) -> Channel:
     return secured
 
 
-async def _set_up(channel: Channel, requested_protocols: int) -> str | None:
+async def _set_up(channel: LabChannel, requested_protocols: int) -> str | None:
     """Answer everything up to the Client Info PDU; return the user it names (MS-RDPBCGR 1.3.1.1)."""
     initial = await _read_packet(channel)
     channels = mcs.channel_count(initial)
@@ -77,7 +77,7 @@ async def _set_up(channel: Channel, requested_protocols: int) -> str | None:
     raise LabError("too-long", f"no Client Info within {MAX_SETUP_PACKETS} packets")
 
 
-async def _read_packet(channel: Channel) -> bytes:
+async def _read_packet(channel: LabChannel) -> bytes:
     """Read one TPKT packet, at most 65,535 bytes by its own length field."""
     header = await channel.read_exactly(4)
     length = int.from_bytes(header[2:])

@@ -17,11 +17,11 @@ from typing import Final, Self
 
 from rdpbalancer.errors import ProtocolError
 from rdpbalancer.lab.agent import LabAgent
-from rdpbalancer.lab.channel import Channel, LabError
+from rdpbalancer.lab.channel import LabChannel, LabError
 from rdpbalancer.lab.conversations import BEHAVIOURS
-from rdpbalancer.lab.faults import Fault, Faults, FaultStruckError, FaultyChannel
+from rdpbalancer.lab.faults import Faults, FaultStruckError, FaultyChannel, LabFault
 from rdpbalancer.lab.handover import Handover
-from rdpbalancer.lab.listener import Listener
+from rdpbalancer.lab.listener import LabListener
 from rdpbalancer.lab.security import answering
 from rdpbalancer.lab.terminal import MAX_CONNECTIONS, ReceivedRequest, Session, TerminalServer
 from rdpbalancer.model import Endpoint
@@ -44,7 +44,7 @@ class LabServer(TerminalServer):
             known = ", ".join(BEHAVIOURS)
             raise LabError("bad-option", f"unknown behaviour {self.behaviour!r}; there are {known}")
         self.faults = Faults(self._expose_listener)
-        self._listener: Listener | None = None
+        self._listener: LabListener | None = None
         self._tasks: dict[asyncio.Task[None], FaultyChannel] = {}
 
     async def __aenter__(self) -> Self:
@@ -58,7 +58,7 @@ class LabServer(TerminalServer):
 
     def start(self) -> None:
         """Listen. After `stop`: on the same port, with the desktops and counters of before."""
-        self._listener = Listener(self.host, self.port, self._accept)
+        self._listener = LabListener(self.host, self.port, self._accept)
         self._expose_listener(self.faults.kind)
         self.port = self._listener.endpoint.port
 
@@ -86,15 +86,15 @@ class LabServer(TerminalServer):
         """How many connections are open, those without a session included."""
         return len(self._tasks)
 
-    def _expose_listener(self, fault: Fault) -> None:
+    def _expose_listener(self, fault: LabFault) -> None:
         if self._listener is None:
             return
         match fault:
-            case Fault.REFUSE:
+            case LabFault.REFUSE:
                 self._listener.refuse()
-            case Fault.BLACKHOLE:
+            case LabFault.BLACKHOLE:
                 self._listener.ignore()
-            case Fault.DIAL_HANGS:
+            case LabFault.DIAL_HANGS:
                 self._listener.hang()
             case _:
                 self._listener.serve()
@@ -136,12 +136,12 @@ class LabServer(TerminalServer):
 
     async def _converse(self, channel: FaultyChannel, client: Endpoint) -> None:
         match self.faults.kind:
-            case Fault.ACCEPT_THEN_CLOSE:
+            case LabFault.ACCEPT_THEN_CLOSE:
                 return
-            case Fault.ACCEPT_THEN_RESET:
+            case LabFault.ACCEPT_THEN_RESET:
                 channel.doom()
                 raise FaultStruckError("reset", "reset at once, as told")
-            case Fault.SILENT:
+            case LabFault.SILENT:
                 await channel.drain()
                 return
         received = await self._read_request(channel, client)
@@ -166,7 +166,7 @@ class LabServer(TerminalServer):
         finally:
             self.end(session)
 
-    async def _read_request(self, channel: Channel, client: Endpoint) -> ReceivedRequest:
+    async def _read_request(self, channel: LabChannel, client: Endpoint) -> ReceivedRequest:
         """Read one request, count it and keep it; what lies behind it stays for the session."""
         data = b""
         while True:
@@ -195,7 +195,7 @@ class LabServer(TerminalServer):
         self.counters.tokens += received.request.token is not None
         self.requests.append(received)
 
-    async def _is_client(self, channel: Channel, received: ReceivedRequest) -> bool:
+    async def _is_client(self, channel: LabChannel, received: ReceivedRequest) -> bool:
         """Tell a client whose request equals a probe (no cookie) by its going on after the confirm."""
         first = await channel.read(1)
         if first:
@@ -204,20 +204,20 @@ class LabServer(TerminalServer):
             self._keep(received)
         return bool(first)
 
-    async def _answer(self, channel: Channel, data: bytes) -> bool:
+    async def _answer(self, channel: LabChannel, data: bytes) -> bool:
         """Send the answer as the present fault demands. False: the conversation ends with it."""
         faults = self.faults
         match faults.kind:
-            case Fault.GARBAGE_REPLY:
+            case LabFault.GARBAGE_REPLY:
                 await channel.write(GARBAGE)
                 return False
-            case Fault.PARTIAL_CONFIRM_THEN_CLOSE:
+            case LabFault.PARTIAL_CONFIRM_THEN_CLOSE:
                 await channel.write(data[: len(data) // 2])
                 return False
-            case Fault.SLOW_CONFIRM:
+            case LabFault.SLOW_CONFIRM:
                 await asyncio.sleep(faults.delay_s)
                 await channel.write(data)
-            case Fault.CONFIRM_BYTE_BY_BYTE:
+            case LabFault.CONFIRM_BYTE_BY_BYTE:
                 for at in range(len(data)):
                     await channel.write(data[at : at + 1])
                     await asyncio.sleep(faults.delay_s)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from rdpbalancer.lab.channel import Channel, LabError, Traffic
+from rdpbalancer.lab.channel import LabChannel, LabError, Traffic
 from rdpbalancer.lab.desktops import Broker, Desktop, Desktops
 from rdpbalancer.lab.handover import Handover, Handovers
 from rdpbalancer.model import Endpoint
-from rdpbalancer.wire.request import Request
+from rdpbalancer.wire.request import ConnectionRequest
 from rdpbalancer.wire.token import encode_msts
 
 # Tests look at the last requests; a benchmark makes millions.
@@ -45,7 +45,7 @@ class Counters(Traffic):
 class ReceivedRequest:
     """A request with its bytes (preconnection included, nothing behind) and where it came from."""
 
-    request: Request
+    request: ConnectionRequest
     raw: bytes
     client: Endpoint
 
@@ -57,7 +57,7 @@ class Session:
     `handover`: it came by a token that its host had made (`lab.handover`).
     """
 
-    channel: Channel
+    channel: LabChannel
     received: ReceivedRequest
     user: str | None
     desktop: Desktop | None = None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rdpbalancer.errors import ProtocolError, RdpBalancerError, ServerError
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import options
-from rdpbalancer.net.waiting import Waits, Watch
+from rdpbalancer.net.poller import FdWaiter, Poller
 from rdpbalancer.wire.confirm import Confirm, parse_confirm
 
 # A Connection Confirm has at most 259 bytes; a server may send what follows it in the same segment.
@@ -58,7 +58,7 @@ class Upstream:
 
     __slots__ = ("_sock", "_watch", "address")
 
-    def __init__(self, sock: socket.socket, watch: Watch, address: str) -> None:
+    def __init__(self, sock: socket.socket, watch: FdWaiter, address: str) -> None:
         self.address = address
         self._sock = sock
         self._watch = watch
@@ -130,7 +130,7 @@ class Upstream:
 
 
 async def connect(
-    waits: Waits,
+    waits: Poller,
     addresses: Sequence[str],
     port: int,
     *,
@@ -141,7 +141,7 @@ async def connect(
 
     They are tried one after the other, each with an equal share of the time that is left, so that one which
     swallows everything does not cost the others theirs. `local`: the source address to dial from. Awaitable
-    within `net.waiting.Steps` only. Raises ServerError: `refused`, `timeout`, `unreachable`, `reset`,
+    within `net.poller.Steps` only. Raises ServerError: `refused`, `timeout`, `unreachable`, `reset`,
     `no-address`, `no-local-port`, `error`; RdpBalancerError: `no-descriptor`, `no-memory`, which say nothing
     of the server.
     """
@@ -158,14 +158,14 @@ async def connect(
 
 
 async def _connect_one(
-    waits: Waits, address: str, port: int, deadline_at: float, local: tuple[str, int] | None
+    waits: Poller, address: str, port: int, deadline_at: float, local: tuple[str, int] | None
 ) -> Upstream:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise _dial_error(error, f"cannot dial {Endpoint(address, port)}") from error
-    watch: Watch | None = None
+    watch: FdWaiter | None = None
     try:
         options.for_session(sock)
         if local is not None:
@@ -198,7 +198,7 @@ def _dial_error(error: OSError, what: str) -> RdpBalancerError:
     return server_error(error, what)
 
 
-def _watch(waits: Waits, sock: socket.socket) -> Watch:
+def _watch(waits: Poller, sock: socket.socket) -> FdWaiter:
     try:
         return waits.watch(sock)
     except OSError as error:  # ours, and no word about the server

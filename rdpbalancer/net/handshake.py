@@ -7,20 +7,20 @@ from typing import Self
 import msgspec
 
 from rdpbalancer.errors import ClientError, RdpBalancerError
-from rdpbalancer.net.waiting import Waits, Watch
+from rdpbalancer.net.poller import FdWaiter, Poller
 from rdpbalancer.wire.proxy import ProxyHeader, parse_proxy
-from rdpbalancer.wire.request import Request, parse_request
+from rdpbalancer.wire.request import ConnectionRequest, parse_request
 
 # The largest opening is a PROXY v2 header (16 + 2048), a preconnection PDU (512) and a request (259). What a
 # client sends behind its request waits in the kernel but for the rest of this read.
 OPENING_BYTES = 4096
 
 
-class Opening(msgspec.Struct, frozen=True):
+class ClientOpening(msgspec.Struct, frozen=True):
     """What a client opened with. `data`: all that was read behind the PROXY header, to be passed on."""
 
     data: bytes
-    request: Request
+    request: ConnectionRequest
 
 
 class Reader:
@@ -31,10 +31,10 @@ class Reader:
 
     __slots__ = ("_data", "_deadline_at", "_sock", "_waits", "_watch")
 
-    def __init__(self, sock: socket.socket, waits: Waits, *, deadline_at: float) -> None:
+    def __init__(self, sock: socket.socket, waits: Poller, *, deadline_at: float) -> None:
         self._sock = sock
         self._waits = waits
-        self._watch: Watch | None = None
+        self._watch: FdWaiter | None = None
         self._deadline_at = deadline_at
         self._data = b""
 
@@ -54,13 +54,13 @@ class Reader:
         self._data = self._data[header.length :]
         return header
 
-    async def opening(self) -> Opening:
+    async def opening(self) -> ClientOpening:
         """Read up to the end of the Connection Request. Raises ProtocolError, ClientError."""
         while (request := parse_request(self._data)) is None:
             await self._more("Connection Request")
-        return Opening(self._data, request)
+        return ClientOpening(self._data, request)
 
-    def watch_kept(self) -> Watch | None:
+    def watch_kept(self) -> FdWaiter | None:
         """Return the client's watch, which is the caller's from now on; None: nobody had to wait."""
         watch, self._watch = self._watch, None
         return watch

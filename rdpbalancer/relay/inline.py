@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from rdpbalancer.ipc.relay_messages import SessionEnded
 from rdpbalancer.model import CloseReason, CloseSide, SessionFacts
 from rdpbalancer.relay.link import RelayEvents
-from rdpbalancer.relay.messages import Ended
 from rdpbalancer.relay.pool import REPORT_INTERVAL_S
 from rdpbalancer.relay.pump import Pump, PumpedSession
 
@@ -72,5 +72,5 @@ class InlineRelay:
     def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
         counts = (session.up.count, session.down.count)
         self.events.session_ended(
-            Ended(session.id, session.facts, reason, side, *counts, time.time()), os.getpid()
+            SessionEnded(session.id, session.facts, reason, side, *counts, time.time()), os.getpid()
         )

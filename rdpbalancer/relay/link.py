@@ -8,19 +8,19 @@ from typing import Protocol
 import msgspec
 
 from rdpbalancer.errors import ChannelError
-from rdpbalancer.relay.channel import MAX_DESCRIPTORS, Channel
-from rdpbalancer.relay.messages import (
+from rdpbalancer.ipc.channel import MAX_DESCRIPTORS, Channel
+from rdpbalancer.ipc.relay_messages import (
     FROM_RELAY,
     PROTOCOL_VERSION,
     Adopt,
-    Arrived,
-    Carried,
-    Counts,
-    Ended,
-    Ends,
-    Hello,
-    Live,
+    ByteCounts,
+    LiveSessions,
+    RelayHello,
+    SessionEnded,
+    SessionsArrived,
+    SessionsEnded,
     SessionState,
+    SessionTransfer,
 )
 
 _ADOPTS_PER_MESSAGE = MAX_DESCRIPTORS // 2
@@ -39,7 +39,7 @@ class RelayEvents(Protocol):
         """A session's byte counts."""
         ...
 
-    def session_ended(self, ended: Ended, relay: int) -> None:
+    def session_ended(self, ended: SessionEnded, relay: int) -> None:
         """A session has ended."""
         ...
 
@@ -53,7 +53,7 @@ class Owner(Protocol):
 
     events: RelayEvents
 
-    def arrived(self, heir: "Link", arrived: Arrived) -> None:
+    def arrived(self, heir: "Link", arrived: SessionsArrived) -> None:
         """A relay inherits sessions."""
         ...
 
@@ -84,13 +84,13 @@ class Link:
         self.retiring = False
         self.surrenders = False
         self.expected = 0
-        self._adopts: list[Carried] = []
+        self._adopts: list[SessionTransfer] = []
         self._adopted_sockets: list[socket.socket] = []
         self._adopts_bytes = 0
         self._owner = owner
         self._channel = Channel(sock, FROM_RELAY, on_message=self._heard, on_close=self._lost)
 
-    def adopt(self, carried: Carried, sockets: Sequence[socket.socket]) -> None:
+    def adopt(self, carried: SessionTransfer, sockets: Sequence[socket.socket]) -> None:
         """Give the relay a session, with all others of this turn of the loop."""
         self.sessions += 1
         size = len(carried.facts) + len(carried.to_server) + len(carried.to_client)
@@ -121,22 +121,22 @@ class Link:
         del sockets  # a relay sends none
         events = self._owner.events
         match message:
-            case Arrived() if self._answered:
+            case SessionsArrived() if self._answered:
                 self._owner.arrived(self, message)
-            case Ends():
+            case SessionsEnded():
                 self.sessions -= len(message.sessions)
                 for ended in message.sessions:
                     self._tell_end(ended)
                 self._owner.changed()
-            case Counts():
+            case ByteCounts():
                 for session_id, bytes_up, bytes_down in message.counts:
                     events.session_moved(session_id, bytes_up, bytes_down)
-            case Live() if self._answered:
+            case LiveSessions() if self._answered:
                 self._introduce(message)
-            case Hello():
+            case RelayHello():
                 self._greeted(message)
 
-    def _greeted(self, hello: Hello) -> None:
+    def _greeted(self, hello: RelayHello) -> None:
         same_version = hello.version == PROTOCOL_VERSION
         if same_version and hello.router != self._router:
             return  # the answer to an earlier router; another version may not know what to give back
@@ -163,14 +163,14 @@ class Link:
         """Messages and new sessions that the kernel has not taken."""
         return self._channel.backlog + len(self._adopts)
 
-    def _tell_end(self, ended: Ended) -> None:
+    def _tell_end(self, ended: SessionEnded) -> None:
         try:
             self._owner.events.session_ended(ended, self.pid)
         except Exception as error:  # noqa: BLE001 (a full log's disk must not cost the others their end)
             context = {"message": f"the end of session {ended.id}", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    def _introduce(self, live: Live) -> None:
+    def _introduce(self, live: LiveSessions) -> None:
         for state in live.sessions:
             self.sessions += 1
             self._owner.events.session_live(state, self.pid)

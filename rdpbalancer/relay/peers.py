@@ -25,7 +25,7 @@ _TCP_INFO_BYTES: Final = 232
 _U32: Final = struct.Struct("=I")
 
 
-class Peer(Enum):
+class PeerState(Enum):
     """What the other end of a connection does with the data that was sent to it."""
 
     HAS_ALL = auto()
@@ -48,16 +48,16 @@ class SendState(NamedTuple):
     silent_ms: int
 
 
-def judge(state: SendState, *, user_timeout_ms: int) -> Peer:
+def judge(state: SendState, *, user_timeout_ms: int) -> PeerState:
     """Return what the peer does with the data sent to it."""
     if not state.unacked and not state.unsent:
-        return Peer.HAS_ALL
+        return PeerState.HAS_ALL
     # Unsent with nothing on its way: there is no room for it. On its way, and no window: it was shrunk.
     if state.window if state.unacked else not state.unsent:
-        return Peer.ACKNOWLEDGES
+        return PeerState.ACKNOWLEDGES
     if state.probes >= PROBES and state.silent_ms >= user_timeout_ms:
-        return Peer.GONE
-    return Peer.STOPPED_READING
+        return PeerState.GONE
+    return PeerState.STOPPED_READING
 
 
 def send_state(sock: socket.socket) -> SendState | None:

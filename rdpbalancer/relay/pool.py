@@ -9,10 +9,17 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from rdpbalancer.errors import ChannelError
+from rdpbalancer.ipc.relay_messages import (
+    PROTOCOL_VERSION,
+    Kick,
+    RelayHello,
+    RetireRelay,
+    SessionsArrived,
+    SessionTransfer,
+)
 from rdpbalancer.model import CloseReason, SessionFacts
-from rdpbalancer.relay.heirs import Heirs
 from rdpbalancer.relay.link import Link, RelayEvents
-from rdpbalancer.relay.messages import PROTOCOL_VERSION, Arrived, Carried, Hello, Kick, Retire
+from rdpbalancer.relay.migration_plan import MigrationPlanner
 
 _KICKS_PER_MESSAGE = 1000
 # A relay that died is back within a second; a session that finds none waits that long for it, and a bit.
@@ -48,7 +55,7 @@ class RelayPool:
         self._links: dict[int, Link] = {}
         self._waiting: set[asyncio.Future[bool]] = set()
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._heirs = Heirs(self._name, capacity)
+        self._heirs = MigrationPlanner(self._name, capacity)
         self._move_again: asyncio.TimerHandle | None = None
         self._gone: list[Link] = []
         self._kicked: dict[str, CloseReason] = {}
@@ -57,7 +64,7 @@ class RelayPool:
         """Take a relay into use, and ask it for its sessions."""
         link = Link(pid, sock, self, router=self._name)
         self._links[pid] = link
-        link.send(Hello(PROTOCOL_VERSION, os.getpid(), self._report_interval_s, self._name))
+        link.send(RelayHello(PROTOCOL_VERSION, os.getpid(), self._report_interval_s, self._name))
 
     async def introduced(self) -> None:
         """Wait until every relay has told its sessions, or is given up waiting for."""
@@ -84,7 +91,7 @@ class RelayPool:
         """
         link = await self._choose()
         before(link.pid)
-        link.adopt(Carried(facts.id, _ENCODER.encode(facts), first[0], first[1], idle_s), sockets)
+        link.adopt(SessionTransfer(facts.id, _ENCODER.encode(facts), first[0], first[1], idle_s), sockets)
         return link.pid
 
     async def _choose(self) -> Link:
@@ -142,7 +149,7 @@ class RelayPool:
             link = self._links.get(relay)
             if link is not None and not link.retiring:
                 link.retiring = True
-                link.send(Retire())
+                link.send(RetireRelay())
 
     def surrender(self, relays: Sequence[int]) -> None:
         """Have these relays give all their sessions to the others, as soon as they have room, and exit."""
@@ -153,7 +160,7 @@ class RelayPool:
                 link.surrenders = True
         self._heirs.find(self._links.values())
 
-    def arrived(self, heir: Link, arrived: Arrived) -> None:
+    def arrived(self, heir: Link, arrived: SessionsArrived) -> None:
         """A relay inherits sessions of another one, or will not inherit any more."""
         in_vain = self._heirs.arrived(heir, arrived)
         for state in arrived.sessions:

@@ -5,7 +5,7 @@ This is the hot path, written for few operations per byte rather than for looks:
 from it, and at most one pending chunk per direction. While a chunk is pending its source is not read: that is
 all the memory a reader that stops reading can cost.
 
-A session that moves bytes has readers in the event loop; one that does not rests elsewhere (`relay.rest`).
+A session that moves bytes has readers in the event loop; an idle one is watched by `relay.idle_poll`.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from rdpbalancer.ipc.relay_messages import SessionState, SessionTransfer
 from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.relay import peers
-from rdpbalancer.relay.messages import Carried, SessionState
-from rdpbalancer.relay.rest import Rest
+from rdpbalancer.relay.idle_poll import IdlePoller
 
 READ_BUFFER_BYTES: Final = 512 * 1024
 # After one side has closed, the other may finish what it has to say; silence this long means that it never
@@ -137,12 +137,12 @@ class _Flow:
         if state is None:
             return
         peer = peers.judge(state, user_timeout_ms=user_timeout_ms)
-        if peer is peers.Peer.GONE:
+        if peer is peers.PeerState.GONE:
             self.session.broken(OSError(errno.ETIMEDOUT, "no answer to window probes"), self.sink_side)
             return
-        if peer is peers.Peer.HAS_ALL:
+        if peer is peers.PeerState.HAS_ALL:
             self.acknowledged = self.count
-        patient = peer is peers.Peer.STOPPED_READING
+        patient = peer is peers.PeerState.STOPPED_READING
         if patient is not self.patient:
             self.patient = patient
             peers.set_user_timeout(self.sink, 0 if patient else user_timeout_ms)
@@ -294,7 +294,7 @@ class Pump:
         self.loop = loop
         self.user_timeout_ms = user_timeout_ms
         self.look_s = look_s
-        self.resting = Rest[_Flow](loop, lambda flow: flow.session.stir(flow))
+        self.resting = IdlePoller[_Flow](loop, lambda flow: flow.session.stir(flow))
         self._on_end = on_end
         self._sessions: dict[str, PumpedSession] = {}
 
@@ -314,9 +314,9 @@ class Pump:
         idle_s: float,
     ) -> PumpedSession:
         """Take a session over. `sockets`: client, server. `first`: bytes to send to server, to client."""
-        return self.resume(Carried(session_id, facts, first[0], first[1], idle_s), sockets)
+        return self.resume(SessionTransfer(session_id, facts, first[0], first[1], idle_s), sockets)
 
-    def resume(self, carried: Carried, sockets: tuple[socket.socket, socket.socket]) -> PumpedSession:
+    def resume(self, carried: SessionTransfer, sockets: tuple[socket.socket, socket.socket]) -> PumpedSession:
         """Take over a session that another process had, with all that it has been through."""
         session = PumpedSession(self, carried.id, carried.facts, sockets, carried.idle_s)
         session.closed_first = carried.closed_first
@@ -339,14 +339,14 @@ class Pump:
                 flow.start(first)
         return session
 
-    def surrender(self, session: PumpedSession) -> Carried:
+    def surrender(self, session: PumpedSession) -> SessionTransfer:
         """Let go of a session, between any two of its events, and return what another process needs.
 
         Its sockets stay open and are the caller's; its end is not reported.
         """
         del self._sessions[session.id]
         session.unwatch()
-        return Carried(
+        return SessionTransfer(
             session.id,
             session.facts,
             bytes(session.up.pending),

@@ -12,26 +12,26 @@ import time
 
 import msgspec
 
-from rdpbalancer.model import CloseReason, CloseSide
-from rdpbalancer.relay.channel import Channel
-from rdpbalancer.relay.messages import (
+from rdpbalancer.ipc.channel import Channel
+from rdpbalancer.ipc.relay_messages import (
     PROTOCOL_VERSION,
     TO_RELAY,
     Adopt,
-    Counts,
-    Ended,
-    Ends,
-    Hello,
-    Inherit,
+    ByteCounts,
     Kick,
-    Live,
-    Ping,
-    Pong,
-    Retire,
-    Stop,
-    Surrender,
+    LiveSessions,
+    MigrateIn,
+    MigrateOut,
+    PingRelay,
+    PongRelay,
+    RelayHello,
+    RetireRelay,
+    SessionEnded,
+    SessionsEnded,
+    StopRelay,
 )
-from rdpbalancer.relay.moving import Moves
+from rdpbalancer.model import CloseReason, CloseSide
+from rdpbalancer.relay.migration import Migrations
 from rdpbalancer.relay.pump import Pump, PumpedSession
 
 # A session's state is its facts (at most about 2 KiB) and a few numbers: 32 fit a message with room to spare.
@@ -55,13 +55,13 @@ class Relay:
         self._report_at = 0.0
         self._retiring = False
         self._moved: dict[str, tuple[str, int, int]] = {}
-        self._ends: list[Ended] = []
+        self._ends: list[SessionEnded] = []
         self._looking_again: asyncio.TimerHandle | None = None
         self._router = Channel(router, TO_RELAY, on_message=self._from_router, on_close=self._stopped.set)
         self._supervisor = Channel(
             supervisor, TO_RELAY, on_message=self._from_supervisor, on_close=self._stopped.set
         )
-        self._moves = Moves(
+        self._moves = Migrations(
             self._pump,
             tell=self._router.send,
             given=lambda session: self._moved.pop(session.id, None),
@@ -95,7 +95,7 @@ class Relay:
         counts = list(self._moved.values())
         self._moved.clear()
         for start in range(0, len(counts), _COUNTS_PER_MESSAGE):
-            self._router.send(Counts(counts[start : start + _COUNTS_PER_MESSAGE]))
+            self._router.send(ByteCounts(counts[start : start + _COUNTS_PER_MESSAGE]))
 
     def _from_router(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         match message:
@@ -106,28 +106,28 @@ class Relay:
             case Kick():
                 for session_id in message.ids:
                     self._pump.kick(session_id, message.reason)
-            case Retire():
+            case RetireRelay():
                 self._retiring = True
                 self._stop_if_retired()
-            case Surrender():
+            case MigrateOut():
                 self._moves.surrender(message.sessions, sockets[0])
-            case Inherit() if self._stopped.is_set():
+            case MigrateIn() if self._stopped.is_set():
                 sockets[0].close()  # nobody would be there to take anything
-            case Inherit():
+            case MigrateIn():
                 self._moves.inherit(message.move, sockets[0])
-            case Hello():
+            case RelayHello():
                 self._greet(message)
 
-    def _greet(self, hello: Hello) -> None:
+    def _greet(self, hello: RelayHello) -> None:
         """A (new) router: tell it every session, whether it speaks our version or not; it decides."""
         self._report_ends()
         self._moves.give_no_more()
         self._report_interval_s = hello.report_interval_s
-        self._router.send(Hello(PROTOCOL_VERSION, os.getpid(), router=hello.router))
+        self._router.send(RelayHello(PROTOCOL_VERSION, os.getpid(), router=hello.router))
         states = [*(session.state for session in self._pump), *self._moves.waiting()]
         for start in range(0, len(states), _STATES_PER_MESSAGE):
-            self._router.send(Live(states[start : start + _STATES_PER_MESSAGE], last=False))
-        self._router.send(Live([], last=True))
+            self._router.send(LiveSessions(states[start : start + _STATES_PER_MESSAGE], last=False))
+        self._router.send(LiveSessions([], last=True))
 
     def _stop_if_retired(self) -> None:
         if self._looking_again is not None:
@@ -146,15 +146,15 @@ class Relay:
     def _from_supervisor(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         del sockets
         match message:
-            case Ping():
-                self._supervisor.send(Pong(message.number))
-            case Stop():
+            case PingRelay():
+                self._supervisor.send(PongRelay(message.number))
+            case StopRelay():
                 self._stopped.set()
 
     def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
         self._moved.pop(session.id, None)
         counts = (session.up.count, session.down.count)
-        self._ends.append(Ended(session.id, session.facts, reason, side, *counts, time.time()))
+        self._ends.append(SessionEnded(session.id, session.facts, reason, side, *counts, time.time()))
         if len(self._ends) == 1:
             asyncio.get_running_loop().call_soon(self._report_ends)
         elif len(self._ends) == _ENDS_PER_MESSAGE:
@@ -164,5 +164,5 @@ class Relay:
         self._moves.report()  # a session may have come and ended in one turn
         if self._ends:
             ends, self._ends = self._ends, []
-            self._router.send(Ends(ends))
+            self._router.send(SessionsEnded(ends))
         self._stop_if_retired()

@@ -70,11 +70,11 @@ async def _relay(router: int, supervisor: int, *, log: int) -> None:
 
 
 async def _router(supervisor: int, kept: Path, path: Path) -> None:
-    from rdpbalancer.runtime import active
+    from rdpbalancer.runtime import running_config
     from rdpbalancer.runtime.router import Router
     from rdpbalancer.telemetry import defects
 
-    router = Router(_inherited(supervisor), active.kept(kept, path, environ=os.environ))
+    router = Router(_inherited(supervisor), running_config.kept(kept, path, environ=os.environ))
     defects.report(router.events, ends=False)
     await router.run()
 
@@ -87,10 +87,10 @@ def _preflight(kept: Path, path: Path, *, rehearse: bool) -> None:
     import msgspec
 
     from rdpbalancer.relay import worker
-    from rdpbalancer.runtime import active, rehearsal, router, supervisor, upgrade
-    from rdpbalancer.settings.build import farm_of
+    from rdpbalancer.runtime import rehearsal, router, running_config, supervisor, upgrade
+    from rdpbalancer.settings.farm_builder import farm_of
 
-    in_use = active.kept(kept, path, environ=os.environ)
+    in_use = running_config.kept(kept, path, environ=os.environ)
     farm_of(in_use.settings)
     needed = (worker.Relay, router.Router, supervisor.Supervisor)
     assert all(needed)  # noqa: S101 (they are there; whether they run is tried below)

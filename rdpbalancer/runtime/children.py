@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from rdpbalancer.relay.channel import Channel, pair
+from rdpbalancer.ipc.channel import Channel, pair
 from rdpbalancer.runtime.program import Program
 
 # The end of what a failing process has said: a traceback of some depth.

@@ -7,7 +7,7 @@ from rdpbalancer.control.paging import Group, Place
 from rdpbalancer.control.rows import BindingRow, Event, QueueRow
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.ledger import LiveSession
-from rdpbalancer.core.waiting import Waiter
+from rdpbalancer.core.queue import Waiter
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import Key, Method, ServerId
 from rdpbalancer.runtime import select

@@ -15,10 +15,10 @@ from rdpbalancer.core.status import Override
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, Intent, Key, Method, ServerId
 from rdpbalancer.runtime import select
-from rdpbalancer.runtime.bindings import Bindings
-from rdpbalancer.runtime.questions import Breathe, Questions, at_once
+from rdpbalancer.runtime.binding_verbs import BindingVerbs
+from rdpbalancer.runtime.queries import Breathe, Queries, at_once
+from rdpbalancer.runtime.server_monitor import ServerStatusManager
 from rdpbalancer.runtime.views import Views
-from rdpbalancer.runtime.watch import Watch
 from rdpbalancer.telemetry.events import Events
 
 Verb = Callable[..., Awaitable[Any]]
@@ -50,7 +50,7 @@ class Operator:
         self,
         *,
         dispatcher: Dispatcher,
-        watch: Watch,
+        watch: ServerStatusManager,
         views: Views,
         events: Events,
         overrides: Overrides,
@@ -71,8 +71,10 @@ class Operator:
         self._breathe = breathe
         self._user_in_log = user_in_log
         self._wall = wall
-        self.questions = Questions(dispatcher, views, events, breathe=breathe)
-        self._bindings = Bindings(dispatcher, clock=clock, tell=self.tell, written=written, breathe=breathe)
+        self.questions = Queries(dispatcher, views, events, breathe=breathe)
+        self._bindings = BindingVerbs(
+            dispatcher, clock=clock, tell=self.tell, written=written, breathe=breathe
+        )
         # The last word about each server, `online` too: who put it back is asked as often as who took it out.
         self._words: dict[ServerId, Override] = {}
         views.take_words(self._words)

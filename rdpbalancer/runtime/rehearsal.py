@@ -16,9 +16,9 @@ from typing import Any
 
 from rdpbalancer.errors import StoreError
 from rdpbalancer.runtime import program
-from rdpbalancer.runtime.active import Active
-from rdpbalancer.runtime.durable import FILE_NAME
 from rdpbalancer.runtime.notify import Notifier
+from rdpbalancer.runtime.running_config import RunningConfig
+from rdpbalancer.runtime.state_service import FILE_NAME
 from rdpbalancer.runtime.supervisor import Supervisor, prepare_folders
 from rdpbalancer.runtime.trial import READY_S
 from rdpbalancer.settings.load import loads_kept
@@ -38,7 +38,7 @@ _FAILURES = ("router_ended", "relay_ended", "process_stuck", "process_not_starte
 _FOLDER_CHARS = 64
 
 
-async def rehearse(in_use: Active) -> str:
+async def rehearse(in_use: RunningConfig) -> str:
     """Run this code beside the service; return why it does not work, or nothing."""
     state_dir = in_use.settings.global_.state_dir
     for left in state_dir.glob(f"{_PREFIX}*"):  # by one that was killed
@@ -55,7 +55,7 @@ async def rehearse(in_use: Active) -> str:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _run(active: Active) -> str:
+async def _run(active: RunningConfig) -> str:
     logs.configure(log_format="json", level="warning", process="rehearsal")
     prepare_folders(active)
     events = Events()
@@ -91,7 +91,7 @@ def _told_below(_error: BaseException) -> None:
     """Report nothing here: the result of the rehearsal says it."""
 
 
-def _apart(in_use: Active, folder: Path) -> Active:
+def _apart(in_use: RunningConfig, folder: Path) -> RunningConfig:
     """Return the configuration in use with folders of its own, and no one to ask."""
     document: dict[str, Any] = json.loads(in_use.text)
     state_dir = in_use.settings.global_.state_dir
@@ -111,7 +111,7 @@ def _apart(in_use: Active, folder: Path) -> Active:
             server.pop("health_check", None)
     _copy_state(state_dir, folder / "state")
     text = json.dumps(document, ensure_ascii=False)
-    return Active(in_use.path, loads_kept(text), text)
+    return RunningConfig(in_use.path, loads_kept(text), text)
 
 
 def _unreadable(copied: Path, state_dir: Path) -> str:

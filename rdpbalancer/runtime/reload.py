@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING, Any
 from rdpbalancer.core.changes import details
 from rdpbalancer.core.farm import FarmDiff, diff
 from rdpbalancer.errors import ChannelError, ConfigurationError, RdpBalancerError
+from rdpbalancer.ipc.router_messages import (
+    AbandonConfig,
+    CommitConfig,
+    ConfigCommitted,
+    ConfigPrepared,
+    PrepareConfig,
+)
 from rdpbalancer.relay.pool import RelayPool
-from rdpbalancer.runtime import active as active_file
-from rdpbalancer.runtime.active import Active
+from rdpbalancer.runtime import running_config as active_file
 from rdpbalancer.runtime.listeners import wanted_listeners
-from rdpbalancer.runtime.messages import Abandon, Committed, Granted, Reloaded, Want
-from rdpbalancer.settings.build import farm_of
+from rdpbalancer.runtime.running_config import RunningConfig
+from rdpbalancer.settings.farm_builder import farm_of
 from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
 
@@ -36,13 +42,13 @@ _GRANT_S = 10.0
 class Reloader:
     """Reloads the configuration of a router, whole or not at all."""
 
-    def __init__(self, router: "Router", active: Active) -> None:
+    def __init__(self, router: "Router", active: RunningConfig) -> None:
         self._router = router
         self._path = active.path
         self._one_at_a_time = asyncio.Lock()
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Granted]] = {}
-        self._committed: asyncio.Future[Committed] | None = None
+        self._waiting: dict[int, asyncio.Future[ConfigPrepared]] = {}
+        self._committed: asyncio.Future[ConfigCommitted] | None = None
         self._finished = False
         # Of its own: the loop's default threads may all be waiting for a name server.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rdpbalancer-reload")
@@ -97,13 +103,13 @@ class Reloader:
         except RdpBalancerError:
             return  # reported by reload()
 
-    def granted(self, granted: Granted) -> None:
+    def granted(self, granted: ConfigPrepared) -> None:
         """The supervisor has answered."""
         future = self._waiting.pop(granted.number, None)
         if future is not None and not future.done():
             future.set_result(granted)
 
-    def committed(self, committed: Committed) -> None:
+    def committed(self, committed: ConfigCommitted) -> None:
         """The supervisor has carried out what the kept configuration wants."""
         if self._committed is not None and not self._committed.done():
             self._committed.set_result(committed)
@@ -126,13 +132,13 @@ class Reloader:
         await self._settle()
         return _described(changes, details(changes, before, farm))
 
-    async def _read(self) -> Active:
+    async def _read(self) -> RunningConfig:
         read = partial(active_file.read, self._path, environ=os.environ)
         fresh = await asyncio.get_running_loop().run_in_executor(self._thread, read)
         self._router.refuse_running_changes(fresh)
         return fresh
 
-    async def _prepare_and_commit(self, fresh: Active) -> None:
+    async def _prepare_and_commit(self, fresh: RunningConfig) -> None:
         number = next(self._numbers)
         listeners = wanted_listeners(fresh.settings)
         try:
@@ -143,7 +149,7 @@ class Reloader:
                 message = f"the new configuration cannot be kept in {self._router.runtime_dir}: {error}"
                 raise ConfigurationError("config-not-kept", message) from error
         except RdpBalancerError:
-            self._router.supervisor.send(Abandon(number))
+            self._router.supervisor.send(AbandonConfig(number))
             self._router.doors.take_back(listeners)
             raise
 
@@ -151,7 +157,7 @@ class Reloader:
         """Have the supervisor close what is not wanted any more, and retire relays that are too many."""
         router = self._router
         self._committed = asyncio.get_running_loop().create_future()
-        router.supervisor.send(Reloaded())
+        router.supervisor.send(CommitConfig())
         try:
             async with asyncio.timeout(_GRANT_S):
                 committed = await self._committed
@@ -164,9 +170,9 @@ class Reloader:
             router.relays.retire(committed.surplus)
 
     async def _prepare(self, number: int, listeners: dict[str, str]) -> None:
-        answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[ConfigPrepared] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        self._router.supervisor.send(Want(number, listeners))
+        self._router.supervisor.send(PrepareConfig(number, listeners))
         try:
             async with asyncio.timeout(_GRANT_S):
                 granted = await answer

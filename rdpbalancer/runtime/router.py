@@ -23,30 +23,31 @@ from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import Farm
 from rdpbalancer.core.readiness import HealthWord, health_word
 from rdpbalancer.errors import ConfigurationError
+from rdpbalancer.ipc import router_messages
+from rdpbalancer.ipc.channel import Channel
 from rdpbalancer.model import CloseReason, ServerId
 from rdpbalancer.net import descriptors
-from rdpbalancer.relay.channel import Channel
 from rdpbalancer.relay.inline import InlineRelay
 from rdpbalancer.relay.pool import RelayPool
-from rdpbalancer.runtime import messages, warnings
-from rdpbalancer.runtime.active import Active, relay_count
-from rdpbalancer.runtime.doors import Doors
-from rdpbalancer.runtime.durable import FILE_NAME, Durable
-from rdpbalancer.runtime.keeper import Keeper
+from rdpbalancer.runtime import warnings
+from rdpbalancer.runtime.frontends import Frontends
 from rdpbalancer.runtime.operator import Operator
 from rdpbalancer.runtime.processes import process
 from rdpbalancer.runtime.reload import Reloader
+from rdpbalancer.runtime.running_config import RunningConfig, relay_count
+from rdpbalancer.runtime.server_monitor import ServerStatusManager
+from rdpbalancer.runtime.session_tracker import SessionTracker
+from rdpbalancer.runtime.state_service import FILE_NAME, StateService
 from rdpbalancer.runtime.views import Views
 from rdpbalancer.runtime.warnings import Warnings
-from rdpbalancer.runtime.watch import Watch
-from rdpbalancer.session import Sessions
-from rdpbalancer.settings.build import farm_of
+from rdpbalancer.session import ConnectionHandler
+from rdpbalancer.settings.farm_builder import farm_of
 from rdpbalancer.settings.schema import Settings
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
-from rdpbalancer.telemetry.lookout import LogLookout
+from rdpbalancer.telemetry.log_watch import LogWatch
 from rdpbalancer.telemetry.metrics import Metrics
 
 _LAG_INTERVAL_S = 0.5
@@ -73,7 +74,7 @@ _EMPTY_HANDS_POLL_S = 0.005
 class Router:
     """One router process."""
 
-    def __init__(self, supervisor: socket.socket, active: Active) -> None:
+    def __init__(self, supervisor: socket.socket, active: RunningConfig) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._active = active
@@ -82,12 +83,12 @@ class Router:
         self.warnings = Warnings(wall=time.time)
         self.events.on_event = self.warnings.note
         self._begin_log()
-        self._log_lookout = LogLookout(self.events)
+        self._log_lookout = LogWatch(self.events)
         self.metrics = Metrics()
         self._passing_key = os.urandom(32)
         state_dir = self._settings.global_.state_dir
         self.account = Account(self.metrics, self.user_names(self._settings))
-        self.durable = Durable(
+        self.durable = StateService(
             state_dir / FILE_NAME,
             events=self.events,
             metrics=self.metrics,
@@ -99,7 +100,7 @@ class Router:
         # S311 below: the scheduler's chance decides who shares a server, it guards nothing.
         self.dispatcher = Dispatcher(open_store=self.durable.store, rng=random.Random())  # noqa: S311
         self.admission = Admission(max_half_open=self._settings.global_.limits.max_half_open)
-        keeper = Keeper(
+        keeper = SessionTracker(
             dispatcher=self.dispatcher,
             admission=self.admission,
             account=self.account,
@@ -111,14 +112,14 @@ class Router:
         self.relays: RelayPool | InlineRelay = (
             InlineRelay(keeper) if inline else RelayPool(keeper, capacity=capacity)
         )
-        self.watch = Watch(
+        self.watch = ServerStatusManager(
             dispatcher=self.dispatcher,
             metrics=self.metrics,
             events=self.events,
             clock=self._clock,
             kick=self._kick_server,
         )
-        self.sessions = Sessions(
+        self.sessions = ConnectionHandler(
             dispatcher=self.dispatcher,
             admission=self.admission,
             relays=self.relays,
@@ -128,7 +129,7 @@ class Router:
             dial_failed=self.watch.dial_failed,
             dialled=self.watch.dialled,
         )
-        self.doors = Doors(
+        self.doors = Frontends(
             dispatcher=self.dispatcher,
             admission=self.admission,
             sessions=self.sessions,
@@ -176,7 +177,7 @@ class Router:
         self._stop_now = asyncio.Event()
         self._started_at = time.time()
         self.supervisor = Channel(
-            supervisor, messages.TO_ROUTER, on_message=self._heard, on_close=self._orphaned
+            supervisor, router_messages.TO_ROUTER, on_message=self._heard, on_close=self._orphaned
         )
 
     # ---- life --------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class Router:
         await asyncio.gather(*(self._open(service) for service in self.dispatcher.farm.services))
         await self.doors.open_all(self._settings)
         self.events.info("router_ready", sessions=len(self.dispatcher.ledger), pid=os.getpid())
-        self.supervisor.send(messages.Ready(self.status_line()))
+        self.supervisor.send(router_messages.RouterReady(self.status_line()))
 
     async def _open(self, service: str) -> None:
         """Accept for a service as soon as its servers have been checked: no service waits for another's."""
@@ -251,7 +252,7 @@ class Router:
         """Where the configuration in use is kept."""
         return self._settings.global_.runtime_dir
 
-    def user_names(self, settings: Settings) -> logs.UserNames:
+    def user_names(self, settings: Settings) -> logs.UserMasking:
         """Return how users are named in the log by these settings."""
         how, key = settings.global_.log.user, self._passing_key
         if how == "hash":
@@ -260,9 +261,9 @@ class Router:
             except OSError as error:
                 detail = f"{error}; until a reload finds one, the next start will hash them differently"
                 self.events.error("user_hash_key_not_kept", detail=detail)
-        return logs.UserNames(how, key)
+        return logs.UserMasking(how, key)
 
-    def take_settings(self, active: Active, users: logs.UserNames) -> None:
+    def take_settings(self, active: RunningConfig, users: logs.UserMasking) -> None:
         """Take the settings of a reload into use, all but the farm."""
         self._active = active
         self._settings = active.settings
@@ -331,32 +332,32 @@ class Router:
 
     def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         match message:
-            case messages.Hello():
+            case router_messages.SupervisorHello():
                 self._greeted(message)
-            case messages.Listener():
+            case router_messages.AddListener():
                 self.doors.give(message.name, sockets[0])
-            case messages.RelayUp():
+            case router_messages.AddRelay():
                 self._relay_up(message, sockets[0])
-            case messages.Begin():
+            case router_messages.StartRouter():
                 self._begun.set()
-            case messages.Ping():
-                self.supervisor.send(messages.Pong(message.number))
-            case messages.Granted():
+            case router_messages.PingRouter():
+                self.supervisor.send(router_messages.PongRouter(message.number))
+            case router_messages.ConfigPrepared():
                 self.reloader.granted(message)
-            case messages.Happened():
+            case router_messages.SupervisorEvent():
                 self.events.remember(message.event)
                 self.warnings.note(message.event)
             case _:
                 self._ordered(message)
 
-    def _greeted(self, hello: messages.Hello) -> None:
-        if hello.version != messages.PROTOCOL_VERSION:
+    def _greeted(self, hello: router_messages.SupervisorHello) -> None:
+        if hello.version != router_messages.PROTOCOL_VERSION:
             message = f"router: the supervisor speaks version {hello.version} of the private protocol"
             raise SystemExit(message)
         self._generation = hello.generation
         self._reverted, self._code_changed = hello.reverted, hello.code_changed
 
-    def _relay_up(self, message: messages.RelayUp, line: socket.socket) -> None:
+    def _relay_up(self, message: router_messages.AddRelay, line: socket.socket) -> None:
         self._relays_up.append((message.pid, line))
         if message.outdated:
             self._outdated.append(message.pid)
@@ -379,23 +380,23 @@ class Router:
 
     def _ordered(self, message: msgspec.Struct) -> None:
         match message:
-            case messages.Replace():
+            case router_messages.ReplaceRelays():
                 self._replace(message.relays)
-            case messages.Committed():
+            case router_messages.ConfigCommitted():
                 self.reloader.committed(message)
-            case messages.Opened():
+            case router_messages.ListenersOpened():
                 spawn(self.doors.apply(self._settings), name="accept on what is open now")
-            case messages.ReopenLog():
+            case router_messages.ReopenLog():
                 self._reopen_log()
-            case messages.Reload():
+            case router_messages.Reload():
                 spawn(self.reloader.reload_quietly(), name="reload")
-            case messages.UpgradeAnswer():
+            case router_messages.UpgradeAnswer():
                 if self._upgrade_answer is not None and not self._upgrade_answer.done():
                     self._upgrade_answer.set_result(message.problem)
-            case messages.Retire():
+            case router_messages.RetireRouter():
                 self._retiring = True
                 self._stopping.set()
-            case messages.Stop():
+            case router_messages.StopRouter():
                 self._stop(message.drain_s)
 
     def _add_relays(self) -> None:
@@ -456,7 +457,7 @@ class Router:
         if self._upgrade_answer is None or self._upgrade_answer.done():
             self._upgrade_answer = self._loop.create_future()
             self.operator.tell("upgrade", reason=reason, actor=actor)
-            self.supervisor.send(messages.Upgrade())
+            self.supervisor.send(router_messages.Upgrade())
         problem = await self._upgrade_answer
         if problem:
             raise ConfigurationError("upgrade-refused", f"{problem}; the running code goes on")
@@ -546,7 +547,7 @@ class Router:
         while True:
             await asyncio.sleep(_STATUS_INTERVAL_S)
             if self.doors.open:
-                self.supervisor.send(messages.Status(self.status_line()))
+                self.supervisor.send(router_messages.StatusLine(self.status_line()))
                 self._forget_removed()
 
     def _forget_removed(self) -> None:
@@ -563,7 +564,7 @@ class Router:
             self.metrics.log_lines_lost.inc(self._log_lookout.look())
             self.account.tell_sums()
 
-    def refuse_running_changes(self, active: Active) -> None:
+    def refuse_running_changes(self, active: RunningConfig) -> None:
         """Raise ConfigurationError for what cannot change while the service runs."""
         for name in ("state_dir", "runtime_dir"):
             if getattr(active.settings.global_, name) != getattr(self._settings.global_, name):

@@ -19,22 +19,22 @@ import msgspec
 
 from rdpbalancer import __version__
 from rdpbalancer.errors import ConfigurationError
-from rdpbalancer.relay import messages as relay_messages
-from rdpbalancer.relay.channel import pair
-from rdpbalancer.runtime import activation, children, messages, signals, statelock, upgrade
-from rdpbalancer.runtime import active as active_file
+from rdpbalancer.ipc import relay_messages, router_messages
+from rdpbalancer.ipc.channel import pair
+from rdpbalancer.runtime import children, signals, socket_activation, statelock, upgrade
 from rdpbalancer.runtime import program as programs
-from rdpbalancer.runtime.active import Active, relay_count
+from rdpbalancer.runtime import running_config as active_file
 from rdpbalancer.runtime.children import Child
 from rdpbalancer.runtime.listeners import CONTROL, Listeners, wanted_listeners
 from rdpbalancer.runtime.notify import Notifier
 from rdpbalancer.runtime.program import Program
+from rdpbalancer.runtime.running_config import RunningConfig, relay_count
 from rdpbalancer.runtime.trial import Trial
 from rdpbalancer.runtime.upgrade import Inherited, ListenerState, RelayState, Reverted
 from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import defects, logs
 from rdpbalancer.telemetry.events import Events
-from rdpbalancer.telemetry.lookout import LogLookout
+from rdpbalancer.telemetry.log_watch import LogWatch
 
 # A loop that has not turned for this long is stuck: its process is killed and started anew. A router's death
 # costs no session, a relay's only its own, which were frozen anyway.
@@ -66,7 +66,7 @@ class Supervisor:
 
     def __init__(
         self,
-        active: Active,
+        active: RunningConfig,
         *,
         events: Events,
         notifier: Notifier,
@@ -110,7 +110,7 @@ class Supervisor:
         self._ready = False
         self.router_ready = False
         self._events.on_event = self._tell_router
-        self._log_lookout = LogLookout(events)
+        self._log_lookout = LogWatch(events)
 
     # ---- life --------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Supervisor:
             self._lock_state()
             mode = int(self._active.settings.global_.control_socket_mode, 8)
             wanted = self._wanted_listeners()
-            self._listeners.activate(wanted, activation.activated(os.environ))
+            self._listeners.activate(wanted, socket_activation.activated(os.environ))
             self._stored.update(address for _, address, _ in self._listeners)  # it has what it passed
             self._listeners.open_missing(wanted, control_mode=mode)
             self._store()
@@ -202,7 +202,7 @@ class Supervisor:
         if self._router is None:
             self._stopped.set()
             return
-        self._router.channel.send(messages.Stop(drain_s))
+        self._router.channel.send(router_messages.StopRouter(drain_s))
         if first or not drain_s:
             self._loop.call_later(drain_s + _ROUTER_GRACE_S, self._stopped.set)
 
@@ -228,11 +228,11 @@ class Supervisor:
             and not self._router.retiring
         ):
             self._reload_later = False
-            self._router.channel.send(messages.Reload())
+            self._router.channel.send(router_messages.Reload())
 
     async def _end_relays(self) -> None:
         for relay in self._relays.values():
-            relay.channel.send(relay_messages.Stop())
+            relay.channel.send(relay_messages.StopRelay())
         try:
             async with asyncio.timeout(_STOP_GRACE_S):
                 while self._relays:
@@ -259,11 +259,11 @@ class Supervisor:
             self._upgrading = False
             self._events.error("upgrade_refused", detail=problem)
         if self._router is router:
-            router.channel.send(messages.UpgradeAnswer(problem))
+            router.channel.send(router_messages.UpgradeAnswer(problem))
         if not problem:
             self._events.info("upgrading", detail=f"from version {__version__}")
             router.retiring = True
-            router.channel.send(messages.Retire())  # its end brings us to _leave_to_new_code
+            router.channel.send(router_messages.RetireRouter())  # its end brings us to _leave_to_new_code
 
     def _leave_to_new_code(self) -> None:
         left = self._left_behind()
@@ -412,22 +412,24 @@ class Supervisor:
 
     # ---- reload ------------------------------------------------------------------------------------
 
-    def _grant(self, want: messages.Want) -> None:
+    def _grant(self, want: router_messages.PrepareConfig) -> None:
         """Open what a new configuration wants, or say why not; nothing is closed before it is kept."""
         if self._router is None:
             return
         if self._stopping:
-            self._router.channel.send(messages.Granted(want.number, "the service is being stopped"))
+            self._router.channel.send(
+                router_messages.ConfigPrepared(want.number, "the service is being stopped")
+            )
             return
         mode = int(self._active.settings.global_.control_socket_mode, 8)
         try:
             opened = self._listeners.open_missing(want.listeners, control_mode=mode)
         except ConfigurationError as error:
-            self._router.channel.send(messages.Granted(want.number, str(error)))
+            self._router.channel.send(router_messages.ConfigPrepared(want.number, str(error)))
             return
         self._prepared = {want.number: opened}
         self._give(opened)
-        self._router.channel.send(messages.Granted(want.number, ""))
+        self._router.channel.send(router_messages.ConfigPrepared(want.number, ""))
 
     def _abandon(self, number: int) -> None:
         """A reload has failed after its preparation."""
@@ -439,7 +441,7 @@ class Supervisor:
         self._reopen_log()
         surplus = self._adjust_relays()
         if self._router is not None:
-            self._router.channel.send(messages.Committed(surplus))
+            self._router.channel.send(router_messages.ConfigCommitted(surplus))
 
     def _follow_kept(self) -> None:
         """Open what the kept configuration wants, and close everything else."""
@@ -481,32 +483,34 @@ class Supervisor:
             opened = self._open_possible()
             if opened and self._router is not None:
                 self._give(opened)
-                self._router.channel.send(messages.Opened())
+                self._router.channel.send(router_messages.ListenersOpened())
 
     def _give(self, names: list[str]) -> None:
         if self._router is not None:
             for name in names:
-                self._router.channel.send(messages.Listener(name), [self._listeners.sock(name).dup()])
+                self._router.channel.send(
+                    router_messages.AddListener(name), [self._listeners.sock(name).dup()]
+                )
 
     def _store(self) -> None:
         """Have the service manager keep new listeners over a crash of this very process."""
         for _, address, sock in self._listeners:
             if address not in self._stored and not address.startswith("/"):
                 self._stored.add(address)
-                self._notifier.store(activation.store_name(address), sock)
+                self._notifier.store(socket_activation.store_name(address), sock)
 
     def _forget(self, addresses: list[str]) -> None:
         still_open = {address for _, address, _ in self._listeners}
         for address in addresses:
             if address not in still_open:
                 self._stored.discard(address)
-                self._notifier.forget(activation.store_name(address))
+                self._notifier.forget(socket_activation.store_name(address))
 
     def _reopen_logs(self) -> None:
         """Open the log file anew, here and in the router, for whoever has rotated it."""
         self._reopen_log()
         if self._router is not None and self.router_ready:
-            self._router.channel.send(messages.ReopenLog())
+            self._router.channel.send(router_messages.ReopenLog())
 
     def _reopen_log(self) -> None:
         try:
@@ -541,10 +545,10 @@ class Supervisor:
             theirs.close()
         pid = started.pid
         relay = self._watch_relay(pid, started.line, number, self._program.mark, started.failures)
-        relay.channel.send(relay_messages.Ping(self._ping_number))
+        relay.channel.send(relay_messages.PingRelay(self._ping_number))
         self._router_ends[pid] = ours
         if self._router is not None:
-            self._router.channel.send(messages.RelayUp(pid), [ours.dup()])
+            self._router.channel.send(router_messages.AddRelay(pid), [ours.dup()])
 
     def _outdated(self) -> list[int]:
         """Return the relays that run other code than this, and still take sessions."""
@@ -563,7 +567,7 @@ class Supervisor:
         if self._router is not None and all(relay.answered for relay in serving):
             for pid in outdated:
                 self._relays[pid].retiring = True
-            self._router.channel.send(messages.Replace(outdated))
+            self._router.channel.send(router_messages.ReplaceRelays(outdated))
 
     def _watch_relay(
         self, pid: int, line: socket.socket, number: int, code: str, failures: int | None = None
@@ -584,7 +588,7 @@ class Supervisor:
         return relay
 
     def _relay_said(self, relay: Child, message: msgspec.Struct) -> None:
-        if isinstance(message, relay_messages.Pong):
+        if isinstance(message, relay_messages.PongRelay):
             relay.answered_at, first = self._loop.time(), not relay.answered
             relay.answered = True
             if first:
@@ -632,24 +636,26 @@ class Supervisor:
             started.pid,
             started.line,
             failures=started.failures,
-            decoder=messages.FROM_ROUTER,
+            decoder=router_messages.FROM_ROUTER,
             on_message=self._router_said,
             on_exit=self._router_ended,
         )
         channel = self._router.channel
         reverted = None if self._reverted is None else msgspec.to_builtins(self._reverted)
         channel.send(
-            messages.Hello(messages.PROTOCOL_VERSION, self._generation, reverted, self._code_changed())
+            router_messages.SupervisorHello(
+                router_messages.PROTOCOL_VERSION, self._generation, reverted, self._code_changed()
+            )
         )
         for name, _, sock in self._listeners:
-            channel.send(messages.Listener(name), [sock.dup()])
+            channel.send(router_messages.AddListener(name), [sock.dup()])
         previous = self._outdated()
         for relay, router_end in self._router_ends.items():
             outdated = self._relays[relay].retiring  # also those that a reload made too many
-            channel.send(messages.RelayUp(relay, outdated, relay in previous), [router_end.dup()])
+            channel.send(router_messages.AddRelay(relay, outdated, relay in previous), [router_end.dup()])
         for event in self._events.recent()[-_EVENTS_TOLD:]:
-            channel.send(messages.Happened(event))
-        channel.send(messages.Begin())
+            channel.send(router_messages.SupervisorEvent(event))
+        channel.send(router_messages.StartRouter())
         if self._stop_later:
             self.stop()
 
@@ -667,27 +673,27 @@ class Supervisor:
     def _tell_router(self, event: dict[str, Any]) -> None:
         """Have an event of ours shown among the router's."""
         if self._router is not None:
-            self._router.channel.send(messages.Happened(event))
+            self._router.channel.send(router_messages.SupervisorEvent(event))
 
     def _router_said(self, router: Child, message: msgspec.Struct) -> None:
         match message:
-            case messages.Pong():
+            case router_messages.PongRouter():
                 router.answered_at = self._loop.time()
-            case messages.Want():
+            case router_messages.PrepareConfig():
                 self._grant(message)
-            case messages.Upgrade() if not self._upgrading:
+            case router_messages.Upgrade() if not self._upgrading:
                 self._upgrading = True
                 spawn(self._upgrade(router), name="upgrade")
-            case messages.Ready():
+            case router_messages.RouterReady():
                 self._notifier.send(READY=1, STATUS=message.status)
                 self._ready = self.router_ready = True
                 self._now_ready()
                 self._reload_if_ready()
-            case messages.Reloaded():
+            case router_messages.CommitConfig():
                 self._commit()
-            case messages.Abandon():
+            case router_messages.AbandonConfig():
                 self._abandon(message.number)
-            case messages.Status():
+            case router_messages.StatusLine():
                 self._notifier.send(STATUS=message.text)
 
     def _now_ready(self) -> None:
@@ -700,7 +706,7 @@ class Supervisor:
             self._restart("relay", self._start_missing_relays)
             return
         if surplus and self._router is not None:
-            self._router.channel.send(messages.Replace(surplus))
+            self._router.channel.send(router_messages.ReplaceRelays(surplus))
         self._replace_outdated()
 
     def _router_ended(self, router: Child, how: str) -> None:
@@ -771,7 +777,7 @@ class Supervisor:
             )
             child.kill()
         else:
-            ping = messages.Ping if child.role == "router" else relay_messages.Ping
+            ping = router_messages.PingRouter if child.role == "router" else relay_messages.PingRelay
             child.channel.send(ping(self._ping_number))
 
     def _answer_watchdog(self, now: float) -> None:
@@ -819,13 +825,13 @@ def _output(lines: list[str]) -> dict[str, list[str]]:
     return {"output": lines[-_OUTPUT_LINES:]} if len(lines) > 1 else {}
 
 
-def _configure_logs(active: Active, *, to_file: bool = True) -> None:
+def _configure_logs(active: RunningConfig, *, to_file: bool = True) -> None:
     log = active.settings.global_.log
     file = log.file if to_file else None
     logs.configure(log_format=log.format, level=log.level, file=file, process="supervisor")
 
 
-def prepare_folders(active: Active) -> None:
+def prepare_folders(active: RunningConfig) -> None:
     """Make the runtime and state folders. Raises ConfigurationError."""
     for name in ("runtime_dir", "state_dir"):
         folder: Path = getattr(active.settings.global_, name)

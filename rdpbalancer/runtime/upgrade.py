@@ -20,7 +20,7 @@ import msgspec
 
 from rdpbalancer import __version__
 from rdpbalancer.errors import ChannelError
-from rdpbalancer.relay.messages import PROTOCOL_VERSION as RELAY_PROTOCOL
+from rdpbalancer.ipc.relay_messages import PROTOCOL_VERSION as RELAY_PROTOCOL
 from rdpbalancer.runtime.children import reason
 from rdpbalancer.runtime.program import Program
 from rdpbalancer.telemetry import logs

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from rdpbalancer.control.rows import (
-    AgentWord,
+    AgentSummary,
     BindingRow,
     Check,
-    OperatorWord,
+    OperatorOverride,
     QueueRow,
     ServerRow,
     ServerState,
@@ -18,8 +18,8 @@ from rdpbalancer.core import status as st
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import RealServer, VirtualService
 from rdpbalancer.core.ledger import LiveSession
+from rdpbalancer.core.queue import Waiter
 from rdpbalancer.core.status import Override, ServerStatus
-from rdpbalancer.core.waiting import Waiter
 from rdpbalancer.health.probe import CheckResult
 from rdpbalancer.model import Health, Key, ServerId
 from rdpbalancer.telemetry.account import Totals
@@ -193,9 +193,9 @@ class Views:
             token_addresses=list(map(str, server.token_addresses)),
         )
 
-    def _word(self, server: ServerId, status: ServerStatus) -> OperatorWord:
+    def _word(self, server: ServerId, status: ServerStatus) -> OperatorOverride:
         said = self._words.get(server, Override())
-        return OperatorWord(
+        return OperatorOverride(
             state=status.intent.value,
             strict=status.strict,
             weight=status.runtime_weight,
@@ -241,11 +241,11 @@ def _agent_percent(server: RealServer, status: ServerStatus) -> int | None:
     return agent.percent if server.agent and agent.heard_at is not None and not agent.stale else None
 
 
-def _agent(server: RealServer, status: ServerStatus, now: float) -> AgentWord | None:
+def _agent(server: RealServer, status: ServerStatus, now: float) -> AgentSummary | None:
     if server.agent is None:
         return None
     agent = status.agent
-    return AgentWord(
+    return AgentSummary(
         percent=agent.percent if agent.weight is None else None,
         weight=agent.weight,
         max_connections=agent.max_connections,

@@ -1,5 +1,5 @@
 """One accepted socket to one session: the whole way of a connection stands in `pipeline`."""
 
-from rdpbalancer.session.pipeline import Sessions
+from rdpbalancer.session.pipeline import ConnectionHandler
 
-__all__ = ["Sessions"]
+__all__ = ["ConnectionHandler"]

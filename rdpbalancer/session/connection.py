@@ -7,17 +7,17 @@ from ipaddress import ip_address
 
 import msgspec
 
-from rdpbalancer.core.admission import Place
+from rdpbalancer.core.admission import AdmissionSlot
 from rdpbalancer.core.dispatch import Token
 from rdpbalancer.core.farm import Network, VirtualService
-from rdpbalancer.core.ledger import Lease
-from rdpbalancer.core.route import Go
+from rdpbalancer.core.ledger import ServerSlot
+from rdpbalancer.core.route import Route
 from rdpbalancer.core.source import client_address
 from rdpbalancer.errors import ClientError
 from rdpbalancer.model import Endpoint, Key, ServerId
-from rdpbalancer.net.waiting import Steps, Watch
+from rdpbalancer.net.poller import FdWaiter, StepRunner
 from rdpbalancer.wire.confirm import Confirm
-from rdpbalancer.wire.request import Request
+from rdpbalancer.wire.request import ConnectionRequest
 
 # Read and thrown away before a refusal is closed: unread bytes would turn the close into a reset, and the
 # client would not see why it was refused.
@@ -30,10 +30,10 @@ class Connection(msgspec.Struct, eq=False):
     service: VirtualService
     client: socket.socket
     peer: Endpoint
-    place: Place
+    place: AdmissionSlot
     began_at: float
     data: bytes = b""  # all that was read, passed on byte for byte
-    request: Request | None = None
+    request: ConnectionRequest | None = None
     token: Token | None = None
     key: Key | None = None
     tried: frozenset[ServerId] = frozenset()
@@ -44,8 +44,8 @@ class Connection(msgspec.Struct, eq=False):
     parsed_at: float = 0.0
     dialled_at: float = 0.0
     owned: bool = True
-    leading: Steps | None = None  # what leads it, to be ended when its client has left
-    watch: Watch | None = None  # of the client, while nobody reads from it
+    leading: StepRunner | None = None  # what leads it, to be ended when its client has left
+    watch: FdWaiter | None = None  # of the client, while nobody reads from it
     half_closed: bool = False  # `mode: tcp`: the client has said all that it will say
     queueing: bool = False
 
@@ -55,17 +55,17 @@ class Connection(msgspec.Struct, eq=False):
         return self.request.cookie if self.request is not None else None
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ServerReply(msgspec.Struct, frozen=True):
     """A server that took the connection: its socket, what it said, and whether that was a Confirm."""
 
-    lease: Lease
-    go: Go
+    lease: ServerSlot
+    go: Route
     sock: socket.socket
     data: bytes = b""
     confirm: Confirm | None = None
 
 
-class RefusedError(ClientError):
+class RejectedError(ClientError):
     """A refusal that is told to the client."""
 
     def __init__(self, code: str, message: str, goodbye: bytes) -> None:

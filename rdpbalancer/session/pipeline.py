@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from rdpbalancer.core.admission import Admission, Refusal
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import VirtualService
-from rdpbalancer.core.ledger import Lease
+from rdpbalancer.core.ledger import ServerSlot
 from rdpbalancer.core.redirection import MAX_ASKED, SEARCH_S
-from rdpbalancer.core.route import Go, Nobody, Wait
+from rdpbalancer.core.route import Enqueue, Reject, Route
 from rdpbalancer.errors import (
     ChannelError,
     ClientError,
@@ -29,26 +29,26 @@ from rdpbalancer.errors import (
 from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, Security, ServerId, SessionFacts
 from rdpbalancer.net import dial
 from rdpbalancer.net.handshake import Reader
-from rdpbalancer.net.waiting import Steps, Waits, hung_up
+from rdpbalancer.net.poller import Poller, StepRunner, hung_up
 from rdpbalancer.session.connection import (
-    Answer,
     Connection,
-    RefusedError,
+    RejectedError,
+    ServerReply,
     close,
     plain_address,
     send_now,
     within,
 )
+from rdpbalancer.session.queue_wait import QueueWait
 from rdpbalancer.session.slow import SlowConnections
-from rdpbalancer.session.turn import Turn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
 from rdpbalancer.wire.confirm import DISCONNECT, NegotiationFailure, build_failure
-from rdpbalancer.wire.confirm import Protocol as Offer
+from rdpbalancer.wire.confirm import SecurityProtocol as Offer
 from rdpbalancer.wire.proxy import build_proxy
-from rdpbalancer.wire.request import Request
+from rdpbalancer.wire.request import ConnectionRequest
 from rdpbalancer.wire.token import decode_msts, describe, kind, msts_number
 
 _NLA = Offer.HYBRID | Offer.HYBRID_EX | Offer.RDSTLS | Offer.RDSAAD
@@ -82,10 +82,9 @@ class Relays(Protocol):
         before: Callable[[int], None],
     ) -> int:
         """Take a session over; see `relay.pool`."""
-        ...
 
 
-class Sessions:
+class ConnectionHandler:
     """Leads connections to their servers. One per router.
 
     `dial_failed(server, error)` is told of every dial that failed, as health checks are, and
@@ -115,9 +114,9 @@ class Sessions:
         self._log = logs.get()
         # Not the loop's own clock, which uvloop counts in whole milliseconds; it has the same beginning.
         self._clock = time.monotonic
-        self._waits = Waits()
+        self._waits = Poller()
         self._slow = SlowConnections(self._watch_slow)
-        self._leading: set[Steps] = set()
+        self._leading: set[StepRunner] = set()
         self._settled = asyncio.Event()
         # Ids stay unique over restarts of the router, whose predecessor's sessions live on.
         prefix = secrets.token_hex(4)
@@ -139,12 +138,12 @@ class Sessions:
             self._admission.release(place)
             self._reject(service, client, refusal, peer.host)
             return
-        leading = Steps(self._lead(conn, proxied=proxied), on_done=self._led)
+        leading = StepRunner(self._lead(conn, proxied=proxied), on_done=self._led)
         if not leading.done:
             conn.leading = leading
             self._leading.add(leading)
 
-    def _led(self, leading: Steps) -> None:
+    def _led(self, leading: StepRunner) -> None:
         self._leading.discard(leading)
         if not self._leading:
             self._settled.set()
@@ -190,7 +189,7 @@ class Sessions:
             # An X.224 Disconnect Request has clients show an error at once; a refusal would make them retry.
             goodbye = DISCONNECT if conn.service.mode is Mode.RDP else b""
             self._failed(conn, error)
-        except RefusedError as refusal:
+        except RejectedError as refusal:
             goodbye = refusal.goodbye
             self._failed(conn, refusal)
         except RdpBalancerError as error:
@@ -233,14 +232,14 @@ class Sessions:
         self._derive_key(conn)
         conn.parsed_at = self._clock()
 
-    def _refuse_weak(self, conn: Connection, request: Request) -> None:
+    def _refuse_weak(self, conn: Connection, request: ConnectionRequest) -> None:
         required = conn.service.require_security
         if required is Security.ANY or (request.requested_protocols or 0) & _STRONG_ENOUGH[required]:
             return
         detail = f"the client does not offer the {required.value.upper()} that require_security asks for"
-        raise RefusedError("security", detail, build_failure(_TOO_WEAK[required]))
+        raise RejectedError("security", detail, build_failure(_TOO_WEAK[required]))
 
-    def _read_token(self, conn: Connection, request: Request) -> None:
+    def _read_token(self, conn: Connection, request: ConnectionRequest) -> None:
         if request.token is not None and Method.ROUTING_TOKEN in conn.service.persistence.methods:
             address = decode_msts(request.token)
             conn.token = address if address is not None else msts_number(request.token)
@@ -324,7 +323,7 @@ class Sessions:
 
     # ---- connect -----------------------------------------------------------------------------------
 
-    async def _connect(self, conn: Connection) -> Answer:
+    async def _connect(self, conn: Connection) -> ServerReply:
         """Dial candidates until one has answered.
 
         Raises NoServerError, the last ServerError, or RefusedError: nobody takes the routing token.
@@ -347,7 +346,7 @@ class Sessions:
                 self._dispatcher.give_back(lease, now=self._clock())
                 raise
 
-    async def _choose(self, conn: Connection) -> tuple[Lease, Go]:
+    async def _choose(self, conn: Connection) -> tuple[ServerSlot, Route]:
         """Return a reserved place, after waiting for one if need be."""
         while True:
             service = self._current(conn)
@@ -362,7 +361,7 @@ class Sessions:
             if token_missed and not conn.tried:
                 self._metrics.tokens_missed.labels(service.name).inc()
             match decision:
-                case Go():
+                case Route():
                     lease = self._dispatcher.take(
                         service,
                         decision,
@@ -373,21 +372,21 @@ class Sessions:
                     )
                     if lease is not None:
                         return lease, decision
-                case Wait():
+                case Enqueue():
                     if (granted := await self._wait(conn, decision)) is not None:
                         return granted
-                case Nobody():
+                case Reject():
                     if conn.tried and conn.not_theirs == len(conn.tried):
                         raise _token_unknown(conn)
                     raise NoServerError(decision.why, f"no real server of {service.name} can be used")
 
-    async def _wait(self, conn: Connection, wanted: Wait) -> tuple[Lease, Go] | None:
+    async def _wait(self, conn: Connection, wanted: Enqueue) -> tuple[ServerSlot, Route] | None:
         """Wait in the queue; None: look again. Raises NoServerError, ClientError."""
         if conn.half_closed:
             raise _gave_up(conn)
         conn.queueing = True
         self._watch_client(conn)
-        lease = await Turn(conn, self._dispatcher, self._clock).come(wanted.server)
+        lease = await QueueWait(conn, self._dispatcher, self._clock).come(wanted.server)
         conn.queueing = False
         if lease is None:
             return None
@@ -407,7 +406,7 @@ class Sessions:
             raise
         return (lease, go) if go is not None else None
 
-    async def _dial(self, conn: Connection, lease: Lease, go: Go) -> Answer:
+    async def _dial(self, conn: Connection, lease: ServerSlot, go: Route) -> ServerReply:
         service, timeouts = conn.service, conn.service.timeouts
         server, status = service.server(go.server.name), self._dispatcher.statuses.get(go.server)
         if server is None or status is None:
@@ -430,12 +429,12 @@ class Sessions:
             deadline_at = self._clock() + timeouts.confirm_s
             await upstream.send(self._proxy_header(conn) + conn.data, deadline_at=deadline_at)
             if service.mode is Mode.TCP:
-                return Answer(lease, go, upstream.given_away())
+                return ServerReply(lease, go, upstream.given_away())
             data, confirm = await upstream.receive_reply(deadline_at=deadline_at)
         except BaseException:
             upstream.close()
             raise
-        return Answer(lease, go, upstream.given_away(), data, confirm)
+        return ServerReply(lease, go, upstream.given_away(), data, confirm)
 
     def _proxy_header(self, conn: Connection) -> bytes:
         if not conn.service.send_proxy:
@@ -463,7 +462,7 @@ class Sessions:
         searches = isinstance(conn.token, int) and tried < MAX_ASKED
         return searches and self._dispatcher.may_search(conn.service.name, conn.peer.host, now=now)
 
-    def _try_another(self, conn: Connection, lease: Lease, error: ServerError) -> bool:
+    def _try_another(self, conn: Connection, lease: ServerSlot, error: ServerError) -> bool:
         """Note that a server has failed the connection; return whether another one is to be tried."""
         server = lease.server
         conn.tried |= {server}
@@ -481,7 +480,7 @@ class Sessions:
 
     # ---- confirm and hand over ---------------------------------------------------------------------
 
-    async def _hand_over(self, conn: Connection, answer: Answer) -> None:
+    async def _hand_over(self, conn: Connection, answer: ServerReply) -> None:
         """Pass the server's answer to the client, confirm the binding, and give both sockets to a relay."""
         lease, now = answer.lease, self._clock()
         try:
@@ -512,11 +511,11 @@ class Sessions:
                 answer.sock.close()
                 self._dispatcher.give_back(lease, now=self._clock())
 
-    def _confirm(self, lease: Lease, now: float) -> None:
+    def _confirm(self, lease: ServerSlot, now: float) -> None:
         if not self._dispatcher.confirm(lease, now=now):
             self._metrics.shares_exceeded.labels(lease.server.service).inc()
 
-    def _facts(self, conn: Connection, answer: Answer, now: float) -> SessionFacts:
+    def _facts(self, conn: Connection, answer: ServerReply, now: float) -> SessionFacts:
         request, confirm, go = conn.request, answer.confirm, answer.go
         method = Method.ROUTING_TOKEN if go.reason is Reason.TOKEN else None
         key = answer.lease.key
@@ -548,10 +547,10 @@ class Sessions:
         self._account.failed(conn.service.name, error, client=str(conn.peer), user=conn.user)
 
 
-def _token_unknown(conn: Connection) -> RefusedError:
+def _token_unknown(conn: Connection) -> RejectedError:
     """Return the error of a client whose routing token nobody takes: too old, used up, or made up."""
     detail = f"none of the {len(conn.tried)} servers that were asked takes the client's routing token"
-    return RefusedError("token-unknown", detail, DISCONNECT)
+    return RejectedError("token-unknown", detail, DISCONNECT)
 
 
 def _cure(conn: Connection) -> str:
@@ -562,7 +561,7 @@ def _cure(conn: Connection) -> str:
 
 
 def _has_left(conn: Connection, gone: bool) -> bool:  # noqa: FBT001 (as a watch tells it)
-    """Whether a client's hang-up is its end. `gone`: see `net.waiting.Watch`.
+    """Whether a client's hang-up is its end. `gone`: see `net.poller.Watch`.
 
     A FIN may also come from one that has asked and still listens. No RDP client does that before it has its
     answer, so it is its end; in `mode: tcp` nobody knows the client's protocol, and only who waits in the

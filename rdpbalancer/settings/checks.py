@@ -8,16 +8,16 @@ import ipaddress
 from collections.abc import Iterator
 
 from rdpbalancer.model import Endpoint, Method, Mode, Security
+from rdpbalancer.settings.error_text import quoted
 from rdpbalancer.settings.loops import loop_problems
 from rdpbalancer.settings.problems import Problem, problem_at
-from rdpbalancer.settings.tree import Mapping, Node, Scalar, at, items
+from rdpbalancer.settings.tree import MappingNode, Node, ScalarNode, at, items
 from rdpbalancer.settings.units import parse_endpoint
-from rdpbalancer.settings.words import quoted
 
 
-def cross_problems(root: Mapping) -> Iterator[Problem]:
+def cross_problems(root: MappingNode) -> Iterator[Problem]:
     """Yield what is wrong between the values of the merged tree."""
-    services = [item for item in items(root.get("virtual_services")) if isinstance(item, Mapping)]
+    services = [item for item in items(root.get("virtual_services")) if isinstance(item, MappingNode)]
     yield from _duplicates(
         [at(service, "name") for service in services], "the name", "another virtual service"
     )
@@ -27,8 +27,8 @@ def cross_problems(root: Mapping) -> Iterator[Problem]:
         yield from _service_problems(service)
 
 
-def _service_problems(service: Mapping) -> Iterator[Problem]:
-    servers = [item for item in items(service.get("real_servers")) if isinstance(item, Mapping)]
+def _service_problems(service: MappingNode) -> Iterator[Problem]:
+    servers = [item for item in items(service.get("real_servers")) if isinstance(item, MappingNode)]
     methods = items(at(service, "persistence", "methods"))
     yield from _duplicates(list(methods), "the method", "an earlier entry of this list")
     yield from _duplicates([at(server, "name") for server in servers], "the name", "another real server")
@@ -39,7 +39,7 @@ def _service_problems(service: Mapping) -> Iterator[Problem]:
         yield from _tcp_problems(service, servers)
 
 
-def _threshold_problems(server: Mapping) -> Iterator[Problem]:
+def _threshold_problems(server: MappingNode) -> Iterator[Problem]:
     """Find a `min_connections` that could never be fallen to, or has nothing to fall from."""
     lower, upper = server.get("min_connections"), server.get("max_connections")
     least, most = _count(lower), _count(upper)
@@ -47,11 +47,11 @@ def _threshold_problems(server: Mapping) -> Iterator[Problem]:
         return
     if most and least >= most:
         yield _problem(lower, f"{least} is not below max_connections, {most}: a full server never has fewer")
-    elif not most and not isinstance(server.get("feedback_agent"), Mapping):
+    elif not most and not isinstance(server.get("feedback_agent"), MappingNode):
         yield _problem(lower, "it has no effect without max_connections: set both, or neither")
 
 
-def _tcp_problems(service: Mapping, servers: list[Mapping]) -> Iterator[Problem]:
+def _tcp_problems(service: MappingNode, servers: list[MappingNode]) -> Iterator[Problem]:
     subject = f"virtual service {quoted(_text(service.get('name')) or '')} is in mode tcp"
     for method in items(at(service, "persistence", "methods")):
         if _text(method) in {Method.ROUTING_TOKEN, Method.RDP_COOKIE}:
@@ -70,7 +70,7 @@ def _tcp_problems(service: Mapping, servers: list[Mapping]) -> Iterator[Problem]
 def _duplicates(nodes: list[Node | None], what: str, whose: str) -> Iterator[Problem]:
     first: dict[object, Node] = {}
     for node in nodes:
-        if not isinstance(node, Scalar) or node.value is None:
+        if not isinstance(node, ScalarNode) or node.value is None:
             continue
         earlier = first.setdefault(str(node.value), node)
         if earlier is not node:
@@ -78,7 +78,7 @@ def _duplicates(nodes: list[Node | None], what: str, whose: str) -> Iterator[Pro
             yield _problem(node, f"{what} {value} is taken by {whose}, at {earlier.place}: use each once")
 
 
-def _listen_conflicts(root: Mapping, services: list[Mapping]) -> Iterator[Problem]:
+def _listen_conflicts(root: MappingNode, services: list[MappingNode]) -> Iterator[Problem]:
     """Find addresses that the system would refuse to listen on twice; port 0 is any free port."""
     nodes = [node for service in services for node in items(service.get("listen"))]
     nodes += items(at(root, "global", "metrics", "listen"))
@@ -105,11 +105,11 @@ def _overlap(one: Endpoint, two: Endpoint) -> bool:
     return one.host == two.host or any(everywhere)
 
 
-def _address_conflicts(servers: list[Mapping]) -> Iterator[Problem]:
+def _address_conflicts(servers: list[MappingNode]) -> Iterator[Problem]:
     """Find addresses of two servers: which of them a routing token means could not be told."""
     claims = [(server, node, True) for server in servers for node in items(server.get("address"))]
     claims += [(server, node, False) for server in servers for node in items(server.get("token_addresses"))]
-    owners: dict[Endpoint, tuple[Mapping, Node]] = {}
+    owners: dict[Endpoint, tuple[MappingNode, Node]] = {}
     for server, node, names in claims:
         endpoint = _endpoint(node, names=names)
         if endpoint is None:
@@ -129,12 +129,12 @@ def _endpoint(node: Node, *, names: bool = False, listening: bool = False) -> En
 
 
 def _text(node: Node | None) -> str | None:
-    return node.value if isinstance(node, Scalar) and isinstance(node.value, str) else None
+    return node.value if isinstance(node, ScalarNode) and isinstance(node.value, str) else None
 
 
 def _count(node: Node | None) -> int:
     """Return a whole number, 0 if it is none: validation says so."""
-    value = node.value if isinstance(node, Scalar) else 0
+    value = node.value if isinstance(node, ScalarNode) else 0
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 

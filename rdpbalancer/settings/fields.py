@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from rdpbalancer.model import Endpoint
 from rdpbalancer.settings import units
-from rdpbalancer.settings.words import quoted, shown
+from rdpbalancer.settings.error_text import quoted, shown
 
 # A counter's upper bound: far beyond any farm, and a slip of the pen (a pasted port, a phone number) is told.
 MANY: Final = 1_000_000

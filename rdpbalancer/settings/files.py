@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from rdpbalancer.settings.problems import Place, Problem, problem_at
+from rdpbalancer.settings.problems import Problem, SourceLocation, problem_at
 
 # A farm of a thousand servers takes 100 KiB. A larger file is a mistake (a log, an image), and reading one as
 # YAML would hold up the start, or a reload, for minutes.
@@ -21,7 +21,7 @@ class FileError(Exception):
 
     def problem(self, file: str) -> Problem:
         """Make the problem of the file named `file`."""
-        return problem_at(Place(file, self.line, self.column), (), str(self))
+        return problem_at(SourceLocation(file, self.line, self.column), (), str(self))
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:

@@ -14,17 +14,17 @@ from pydantic import ValidationError
 
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.settings.checks import cross_problems
-from rdpbalancer.settings.explain import explain
+from rdpbalancer.settings.error_report import explain
+from rdpbalancer.settings.error_text import shown
 from rdpbalancer.settings.files import FileError, more_files, read_text
 from rdpbalancer.settings.merge import SECTIONS, combine, inherit
-from rdpbalancer.settings.problems import ConfigurationErrors, Place, Problem, problem_at
+from rdpbalancer.settings.problems import ConfigurationErrors, Problem, SourceLocation, problem_at
 from rdpbalancer.settings.reader import read_yaml
 from rdpbalancer.settings.schema import Document, Settings
 from rdpbalancer.settings.substitute import Substitution
-from rdpbalancer.settings.tree import Mapping, Scalar, plain
-from rdpbalancer.settings.words import shown
+from rdpbalancer.settings.tree import MappingNode, ScalarNode, plain
 
-__all__ = ["ConfigurationErrors", "Place", "Problem", "load", "load_to_keep", "loads", "loads_kept"]
+__all__ = ["ConfigurationErrors", "Problem", "SourceLocation", "load", "load_to_keep", "loads", "loads_kept"]
 
 EXPECTED_SECTIONS: Final = f"a configuration has the keys {', '.join(SECTIONS)}"
 NO_ENVIRONMENT: Final[Environment[str, str]] = MappingProxyType({})
@@ -84,8 +84,10 @@ def loads(text: str, *, name: str = "<string>", environ: Environment[str, str] =
     return _settings({name: text}, Substitution(environ, Path(name).parent))[0]
 
 
-def _settings(texts: Environment[str, str | Problem], substitution: Substitution) -> tuple[Settings, Mapping]:
-    trees: list[Mapping] = []
+def _settings(
+    texts: Environment[str, str | Problem], substitution: Substitution
+) -> tuple[Settings, MappingNode]:
+    trees: list[MappingNode] = []
     problems: list[Problem] = []
     for file, text in texts.items():
         tree, found = (None, [text]) if isinstance(text, Problem) else _tree(text, file, substitution)
@@ -112,18 +114,18 @@ def _without_defaults(document: Document) -> Settings:
     )
 
 
-def _tree(text: str, file: str, substitution: Substitution) -> tuple[Mapping | None, list[Problem]]:
+def _tree(text: str, file: str, substitution: Substitution) -> tuple[MappingNode | None, list[Problem]]:
     """Return the tree of one file, which has to be a mapping, and what is wrong with it."""
     node, problems = read_yaml(text, file=file, substitution=substitution)
-    if isinstance(node, Mapping) or problems:
-        return node if isinstance(node, Mapping) else None, problems
-    if node is None or (isinstance(node, Scalar) and node.value is None):
-        place = Place(file, 1, 1)
+    if isinstance(node, MappingNode) or problems:
+        return node if isinstance(node, MappingNode) else None, problems
+    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+        place = SourceLocation(file, 1, 1)
         return None, [problem_at(place, (), f"the file is empty: {EXPECTED_SECTIONS}")]
     return None, [problem_at(node.place, (), f"{EXPECTED_SECTIONS}; this is {shown(plain(node))}")]
 
 
-def _validated(root: Mapping) -> tuple[Document | None, list[Problem]]:
+def _validated(root: MappingNode) -> tuple[Document | None, list[Problem]]:
     cross = list(cross_problems(root))
     try:
         return Document.model_validate(plain(root)), cross

@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from rdpbalancer.model import Endpoint
+from rdpbalancer.settings.error_text import quoted
 from rdpbalancer.settings.problems import Problem, problem_at
-from rdpbalancer.settings.tree import Mapping, Node, Scalar, at, items
+from rdpbalancer.settings.tree import MappingNode, Node, ScalarNode, at, items
 from rdpbalancer.settings.units import parse_endpoint
-from rdpbalancer.settings.words import quoted
 
 _LOCALHOST = ("127.0.0.1", "::1")
 
@@ -20,7 +20,7 @@ _LOCALHOST = ("127.0.0.1", "::1")
 _Listeners = dict[int, list[tuple[int, Endpoint, Node]]]
 
 
-def loop_problems(services: list[Mapping]) -> Iterator[Problem]:
+def loop_problems(services: list[MappingNode]) -> Iterator[Problem]:
     """Yield a problem for each server address that leads a connection back to its own service.
 
     Directly, or by way of other services. A service behind another one is fine as long as there is an end.
@@ -30,7 +30,7 @@ def loop_problems(services: list[Mapping]) -> Iterator[Problem]:
         (number, listener)
         for number, service in enumerate(services)
         for server in items(service.get("real_servers"))
-        for node in items(at(server, "address") if isinstance(server, Mapping) else None)
+        for node in items(at(server, "address") if isinstance(server, MappingNode) else None)
         for listener in _reached(node, listeners)
     ]
     next_ones: defaultdict[int, set[int]] = defaultdict(set)
@@ -41,7 +41,7 @@ def loop_problems(services: list[Mapping]) -> Iterator[Problem]:
             yield _problem(node, f"the service itself listens there, at {where.place}: {_ENDLESS}")
         elif number in _within_reach(other, next_ones):
             name = at(services[other], "name")
-            called = quoted(str(name.value)) if isinstance(name, Scalar) else "without a name"
+            called = quoted(str(name.value)) if isinstance(name, ScalarNode) else "without a name"
             there = f"the service {called} listens there, at {where.place}, and leads back to this one"
             yield _problem(node, f"{there}: {_ENDLESS}")
 
@@ -53,7 +53,7 @@ def _problem(node: Node, message: str) -> Problem:
     return problem_at(node.place, node.path, message)
 
 
-def _listeners(services: list[Mapping]) -> _Listeners:
+def _listeners(services: list[MappingNode]) -> _Listeners:
     found: _Listeners = {}
     for number, service in enumerate(services):
         for node in items(service.get("listen")):
@@ -118,7 +118,7 @@ def _within_reach(start: int, next_ones: dict[int, set[int]]) -> set[int]:
 
 
 def _endpoint(node: Node, *, names: bool = False, listening: bool = False) -> Endpoint | None:
-    text = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else None
+    text = node.value if isinstance(node, ScalarNode) and isinstance(node.value, str) else None
     try:
         return parse_endpoint(text, names=names, listening=listening)
     except ValueError:

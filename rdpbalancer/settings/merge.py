@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from rdpbalancer.settings.problems import Place, Problem, problem_at
+from rdpbalancer.settings.error_text import shown, unknown_key
+from rdpbalancer.settings.problems import Problem, SourceLocation, problem_at
 from rdpbalancer.settings.service import ServiceDefaults
-from rdpbalancer.settings.tree import Entry, Mapping, Node, Scalar, Sequence, at, plain
-from rdpbalancer.settings.words import shown, unknown_key
+from rdpbalancer.settings.tree import Entry, MappingNode, Node, ScalarNode, SequenceNode, at, plain
 
 SECTIONS: Final = ("global", "defaults", "virtual_services")
 
 
-def combine(roots: list[Mapping], *, complete: bool) -> tuple[Mapping, list[Problem]]:
+def combine(roots: list[MappingNode], *, complete: bool) -> tuple[MappingNode, list[Problem]]:
     """Make one tree of those of the files: lists of services are appended, mappings merged deep.
 
     A value that two files set is a problem: which one holds would depend on the names of the files.
@@ -25,38 +25,38 @@ def combine(roots: list[Mapping], *, complete: bool) -> tuple[Mapping, list[Prob
             sections[key] = _joined(sections[key], entry, problems) if key in sections else entry
     if not complete:
         place = roots[0].place
-        sections.setdefault("virtual_services", Entry(place, Scalar(place, (), None, broken=True)))
-    return Mapping(roots[0].place, (), sections), problems
+        sections.setdefault("virtual_services", Entry(place, ScalarNode(place, (), None, broken=True)))
+    return MappingNode(roots[0].place, (), sections), problems
 
 
-def _sections(root: Mapping, problems: list[Problem]) -> Iterator[tuple[str, Entry]]:
+def _sections(root: MappingNode, problems: list[Problem]) -> Iterator[tuple[str, Entry]]:
     for key, entry in root.entries.items():
         node = entry.node
         wanted, name = (
-            (Sequence, "a list") if key == "virtual_services" else (Mapping, "a mapping (key: value)")
+            (SequenceNode, "a list") if key == "virtual_services" else (MappingNode, "a mapping (key: value)")
         )
         if key not in SECTIONS:
             problems.append(problem_at(entry.key_place, (key,), unknown_key(key, SECTIONS)))
-        elif isinstance(node, wanted) or (isinstance(node, Scalar) and node.broken):
+        elif isinstance(node, wanted) or (isinstance(node, ScalarNode) and node.broken):
             yield key, entry
         else:
             problems.append(problem_at(node.place, (key,), f"expected {name}, got {shown(plain(node))}"))
-            yield key, entry._replace(node=Scalar(node.place, (key,), None, broken=True))
+            yield key, entry._replace(node=ScalarNode(node.place, (key,), None, broken=True))
 
 
 def _joined(first: Entry, second: Entry, problems: list[Problem]) -> Entry:
     """Join a section of two files; where one of them is broken, the other is still worth checking."""
     one, two = first.node, second.node
-    if isinstance(one, Sequence) and isinstance(two, Sequence):
+    if isinstance(one, SequenceNode) and isinstance(two, SequenceNode):
         return first._replace(node=replace(one, items=one.items + two.items))
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
+    if isinstance(one, MappingNode) and isinstance(two, MappingNode):
         return _merged(first, second, problems)
-    return second if isinstance(one, Scalar) else first
+    return second if isinstance(one, ScalarNode) else first
 
 
 def _merged(first: Entry, second: Entry, problems: list[Problem]) -> Entry:
     one, two = first.node, second.node
-    if not (isinstance(one, Mapping) and isinstance(two, Mapping)):
+    if not (isinstance(one, MappingNode) and isinstance(two, MappingNode)):
         message = f"already set at {first.key_place}; keep one of the two"
         problems.append(problem_at(second.key_place, two.path, message))
         return first
@@ -66,10 +66,10 @@ def _merged(first: Entry, second: Entry, problems: list[Problem]) -> Entry:
     return first._replace(node=replace(one, entries=entries))
 
 
-def inherit(root: Mapping) -> Mapping:
+def inherit(root: MappingNode) -> MappingNode:
     """Merge `defaults` into every service, and each service's check and agent into its servers."""
     services = root.get("virtual_services")
-    if not isinstance(services, Sequence):
+    if not isinstance(services, SequenceNode):
         return root
     defaults = _shared(root.get("defaults"))
     items = tuple(_service(item, defaults) for item in services.items)
@@ -82,7 +82,7 @@ def inherit(root: Mapping) -> Mapping:
 
 def overlay(base: Node, over: Node) -> Node:
     """Lay `over` on `base`: mappings are merged deep, any other value of `over` wins."""
-    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+    if not (isinstance(base, MappingNode) and isinstance(over, MappingNode)):
         return over
     entries = dict(base.entries)
     for key, entry in over.entries.items():
@@ -91,22 +91,24 @@ def overlay(base: Node, over: Node) -> Node:
     return replace(over, entries=entries)
 
 
-def _shared(defaults: Node | None) -> Mapping | None:
+def _shared(defaults: Node | None) -> MappingNode | None:
     """Keep what `defaults` may hold: another key is reported at its place, not in every service."""
-    if not isinstance(defaults, Mapping):
+    if not isinstance(defaults, MappingNode):
         return None
     known = ServiceDefaults.model_fields
     return replace(defaults, entries={key: entry for key, entry in defaults.entries.items() if key in known})
 
 
-def _service(item: Node, defaults: Mapping | None) -> Node:
-    if not isinstance(item, Mapping):
+def _service(item: Node, defaults: MappingNode | None) -> Node:
+    if not isinstance(item, MappingNode):
         return item
     service = overlay(defaults, item) if defaults is not None else item
     mode = at(service, "mode")
-    if isinstance(mode, Scalar) and mode.value == "tcp":
+    if isinstance(mode, ScalarNode) and mode.value == "tcp":
         service = overlay(_tcp_defaults(mode.place), service)
-    if not isinstance(service, Mapping) or not isinstance(servers := service.get("real_servers"), Sequence):
+    if not isinstance(service, MappingNode) or not isinstance(
+        servers := service.get("real_servers"), SequenceNode
+    ):
         return service
     items = tuple(_server(server, service) for server in servers.items)
     entry = service.entries["real_servers"]
@@ -116,24 +118,24 @@ def _service(item: Node, defaults: Mapping | None) -> Node:
     )
 
 
-def _tcp_defaults(place: Place) -> Mapping:
+def _tcp_defaults(place: SourceLocation) -> MappingNode:
     """What a service in mode tcp has unless it says otherwise: it sees no cookie and speaks no RDP."""
 
-    def mapping(key: str, node: Node) -> Mapping:
-        return Mapping(place, (), {key: Entry(place, node)})
+    def mapping(key: str, node: Node) -> MappingNode:
+        return MappingNode(place, (), {key: Entry(place, node)})
 
-    return Mapping(
+    return MappingNode(
         place,
         (),
         {
-            "persistence": Entry(place, mapping("methods", Sequence(place, ()))),
-            "health_check": Entry(place, mapping("type", Scalar(place, (), "tcp"))),
+            "persistence": Entry(place, mapping("methods", SequenceNode(place, ()))),
+            "health_check": Entry(place, mapping("type", ScalarNode(place, (), "tcp"))),
         },
     )
 
 
-def _server(server: Node, service: Mapping) -> Node:
-    if not isinstance(server, Mapping):
+def _server(server: Node, service: MappingNode) -> Node:
+    if not isinstance(server, MappingNode):
         return server
     entries = dict(server.entries)
     for key in ("health_check", "feedback_agent"):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rdpbalancer.errors import ConfigurationError
 
 
-class Place(NamedTuple):
+class SourceLocation(NamedTuple):
     """A place in a file. `line` and `column` count from 1, columns in characters."""
 
     file: str
@@ -53,6 +53,6 @@ def path_text(path: KeyPath) -> str:
     return text
 
 
-def problem_at(place: Place, path: KeyPath, message: str) -> Problem:
+def problem_at(place: SourceLocation, path: KeyPath, message: str) -> Problem:
     """Make the problem of the value, or key, at `place`."""
     return Problem(place.file, place.line, place.column, path_text(path), message)

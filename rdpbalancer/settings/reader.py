@@ -18,11 +18,11 @@ from ruamel.yaml.events import (
     StreamEndEvent,
 )
 
+from rdpbalancer.settings.error_text import quoted
 from rdpbalancer.settings.files import MAX_FILE_BYTES, FileError
-from rdpbalancer.settings.problems import KeyPath, Place, Problem, problem_at
+from rdpbalancer.settings.problems import KeyPath, Problem, SourceLocation, problem_at
 from rdpbalancer.settings.substitute import Substitution, SubstitutionError
-from rdpbalancer.settings.tree import Entry, Mapping, Node, Scalar, Sequence, Value
-from rdpbalancer.settings.words import quoted
+from rdpbalancer.settings.tree import Entry, MappingNode, Node, ScalarNode, SequenceNode, Value
 
 # The schema is six levels deep; the bound keeps a hostile or broken file from exhausting the stack.
 MAX_DEPTH: Final = 32
@@ -92,7 +92,7 @@ class _Reader:
             # The version's event has the place of what follows it; the line itself is the first with a %.
             number = next((n for n, line in enumerate(self._lines, 1) if line.startswith("%YAML")), 1)
             raise self._fatal(
-                Place(self._file, number, 1), (), "the file is read as YAML 1.2: remove this line"
+                SourceLocation(self._file, number, 1), (), "the file is read as YAML 1.2: remove this line"
             )
         node = self._node(next(self._events), (), 0)
         next(self._events)  # the document ends
@@ -115,9 +115,9 @@ class _Reader:
         before = self._nodes
         node: Node
         if isinstance(event, MappingStartEvent):
-            node = Mapping(place, path, self._entries(path, depth))
+            node = MappingNode(place, path, self._entries(path, depth))
         elif isinstance(event, SequenceStartEvent):
-            node = Sequence(place, path, tuple(self._items(path, depth)))
+            node = SequenceNode(place, path, tuple(self._items(path, depth)))
         else:
             node = self._scalar(event, place, path)
         if event.anchor:
@@ -151,17 +151,17 @@ class _Reader:
             yield self._node(event, (*path, index), depth + 1)
             index += 1
 
-    def _scalar(self, event: Any, place: Place, path: KeyPath) -> Scalar:
+    def _scalar(self, event: Any, place: SourceLocation, path: KeyPath) -> ScalarNode:
         try:
             text, only_reference = self._substitution.expand(event.value)
         except SubstitutionError as error:
             self.problems.append(problem_at(place, path, str(error)))
-            return Scalar(place, path, None, broken=True)
+            return ScalarNode(place, path, None, broken=True)
         if only_reference:
-            return Scalar(place, path, scalar_value(text.strip()))
-        return Scalar(place, path, scalar_value(text) if event.style is None else text)
+            return ScalarNode(place, path, scalar_value(text.strip()))
+        return ScalarNode(place, path, scalar_value(text) if event.style is None else text)
 
-    def _alias(self, event: AliasEvent, place: Place, path: KeyPath) -> Node:
+    def _alias(self, event: AliasEvent, place: SourceLocation, path: KeyPath) -> Node:
         if event.anchor not in self._anchors:
             raise self._fatal(
                 place,
@@ -172,18 +172,18 @@ class _Reader:
         self._count(size, place, path)
         return node
 
-    def _count(self, nodes: int, place: Place, path: KeyPath) -> None:
+    def _count(self, nodes: int, place: SourceLocation, path: KeyPath) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             raise self._fatal(
                 place, path, f"more than {MAX_NODES} values up to here: this is not the file that is meant"
             )
 
-    def _place(self, event: Any) -> Place:
-        return Place(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
+    def _place(self, event: Any) -> SourceLocation:
+        return SourceLocation(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
 
     @staticmethod
-    def _fatal(place: Place, path: KeyPath, message: str) -> _Fatal:
+    def _fatal(place: SourceLocation, path: KeyPath, message: str) -> _Fatal:
         return _Fatal(problem_at(place, path, message))
 
     def _parse(self, text: str) -> Iterator[Any]:
@@ -200,14 +200,20 @@ class _Reader:
             raise _Fatal(self._unacceptable(text, error)) from None
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
             # The scanner lets Python's own errors through on some malformed input ("\UFFFFFFFF").
-            place = Place(self._file, end.line + 1, end.column + 1) if end else Place(self._file, 1, 1)
+            place = (
+                SourceLocation(self._file, end.line + 1, end.column + 1)
+                if end
+                else SourceLocation(self._file, 1, 1)
+            )
             raise self._fatal(place, (), "not YAML: what follows here cannot be read") from None
 
     def _syntax_problem(self, error: MarkedYAMLError) -> Problem:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
         reason = " ".join(f"{error.problem or 'malformed'} {error.context or ''}".split())
-        return problem_at(Place(self._file, line, column), (), f"not YAML: {reason}{self._hint(line)}")
+        return problem_at(
+            SourceLocation(self._file, line, column), (), f"not YAML: {reason}{self._hint(line)}"
+        )
 
     def _hint(self, line: int) -> str:
         text = self._lines[line - 1] if line <= len(self._lines) else ""
@@ -220,6 +226,6 @@ class _Reader:
     def _unacceptable(self, text: str, error: YAMLError) -> Problem:
         position = getattr(error, "position", 0)
         before = text[:position]
-        place = Place(self._file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        place = SourceLocation(self._file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         character = text[position : position + 1]
         return problem_at(place, (), f"not YAML: the character {quoted(character)} may not stand in a file")

@@ -21,20 +21,20 @@ from rdpbalancer.settings.fields import (
 )
 from rdpbalancer.settings.service import (
     CheckType,
-    FeedbackAgent,
-    HealthCheck,
-    Limits,
+    FeedbackAgentSettings,
+    HealthCheckSettings,
+    LimitSettings,
     Model,
     OnCollision,
     OnDown,
-    Persistence,
+    PersistenceSettings,
     PerSource,
-    RealServer,
+    RealServerSettings,
     SchedulerName,
     SendProxy,
     ServiceDefaults,
-    Timeouts,
-    VirtualService,
+    TimeoutSettings,
+    VirtualServiceSettings,
     WhenFull,
 )
 from rdpbalancer.settings.units import Network, Rate
@@ -42,29 +42,29 @@ from rdpbalancer.settings.units import Network, Rate
 __all__ = [
     "CheckType",
     "Document",
-    "FeedbackAgent",
-    "Global",
-    "GlobalLimits",
-    "HealthCheck",
-    "Limits",
-    "Log",
+    "FeedbackAgentSettings",
+    "GlobalLimitSettings",
+    "GlobalSettings",
+    "HealthCheckSettings",
+    "LimitSettings",
     "LogFormat",
     "LogLevel",
+    "LogSettings",
     "LogUser",
-    "Metrics",
+    "MetricsSettings",
     "Network",
     "OnCollision",
     "OnDown",
     "PerSource",
-    "Persistence",
+    "PersistenceSettings",
     "Rate",
-    "RealServer",
+    "RealServerSettings",
     "SchedulerName",
     "SendProxy",
     "ServiceDefaults",
     "Settings",
-    "Timeouts",
-    "VirtualService",
+    "TimeoutSettings",
+    "VirtualServiceSettings",
     "WhenFull",
     "json_schema",
     "known_keys",
@@ -75,7 +75,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogUser = Literal["plain", "hash", "off"]
 
 
-class Log(Model):
+class LogSettings(Model):
     """What is logged, and where."""
 
     format: LogFormat = Field(
@@ -90,7 +90,7 @@ class Log(Model):
     file: OptionalPath = Field(default=None, description="The file that is written; null: standard error.")
 
 
-class Metrics(Model):
+class MetricsSettings(Model):
     """Where Prometheus reads the metrics."""
 
     listen: OptionalListenAddress = Field(
@@ -99,7 +99,7 @@ class Metrics(Model):
     )
 
 
-class GlobalLimits(Model):
+class GlobalLimitSettings(Model):
     """The bounds of the whole balancer."""
 
     max_half_open: Whole = Field(
@@ -110,7 +110,7 @@ class GlobalLimits(Model):
     )
 
 
-class Global(Model):
+class GlobalSettings(Model):
     """The balancer itself."""
 
     state_dir: AbsolutePath = Field(
@@ -125,9 +125,15 @@ class Global(Model):
         default="auto",
         description="How many processes move bytes; auto: one per CPU; 0: the router does it itself.",
     )
-    log: Log = Field(default=Log(), description="The log: its form, its place, and what it says of users.")
-    metrics: Metrics = Field(default=Metrics(), description="The HTTP endpoint that Prometheus reads.")
-    limits: GlobalLimits = Field(default=GlobalLimits(), description="Limits over all services together.")
+    log: LogSettings = Field(
+        default=LogSettings(), description="The log: its form, its place, and what it says of users."
+    )
+    metrics: MetricsSettings = Field(
+        default=MetricsSettings(), description="The HTTP endpoint that Prometheus reads."
+    )
+    limits: GlobalLimitSettings = Field(
+        default=GlobalLimitSettings(), description="Limits over all services together."
+    )
     resolve_interval: Interval = Field(
         default=30.0, description="How often the host names of real servers are resolved anew."
     )
@@ -144,10 +150,12 @@ class Global(Model):
 class Settings(Model):
     """The configuration as the service uses it: `defaults` are merged into every virtual service."""
 
-    global_: Global = Field(
-        default=Global(), alias="global", description="Settings of the balancer itself, beside its services."
+    global_: GlobalSettings = Field(
+        default=GlobalSettings(),
+        alias="global",
+        description="Settings of the balancer itself, beside its services.",
     )
-    virtual_services: tuple[VirtualService, ...] = Field(
+    virtual_services: tuple[VirtualServiceSettings, ...] = Field(
         min_length=1, description="The addresses that clients connect to, each with its real servers."
     )
 
@@ -182,7 +190,7 @@ def _annotations(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Find the model in an annotation: `Timeouts`, `FeedbackAgent | None`, `tuple[RealServer, ...]`."""
+    """Find the model in an annotation: `Model`, `Model | None`, `tuple[Model, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

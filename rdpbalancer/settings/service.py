@@ -48,7 +48,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
 
-class Persistence(Model):
+class PersistenceSettings(Model):
     """How a returning user is brought back to the server that has their desktop."""
 
     methods: tuple[Method, ...] = Field(
@@ -102,7 +102,7 @@ class Persistence(Model):
     )
 
 
-class HealthCheck(Model):
+class HealthCheckSettings(Model):
     """How the balancer finds out whether a real server is up."""
 
     type: CheckType = Field(
@@ -129,7 +129,7 @@ class HealthCheck(Model):
     )
 
 
-class FeedbackAgent(Model):
+class FeedbackAgentSettings(Model):
     """The agent on the real servers that reports how much load they can take."""
 
     port: Whole = Field(default=3333, ge=1, le=65535, description="The agent's port on the real server.")
@@ -140,7 +140,7 @@ class FeedbackAgent(Model):
     )
 
 
-class Timeouts(Model):
+class TimeoutSettings(Model):
     """How long each stage of a connection may take."""
 
     handshake: Deadline = Field(
@@ -174,7 +174,7 @@ class PerSource(Model):
     )
 
 
-class Limits(Model):
+class LimitSettings(Model):
     """Who may connect to a virtual service, and how many."""
 
     max_sessions: Count = Field(default=0, description="Sessions of the service at once; 0: no limit.")
@@ -198,22 +198,24 @@ class ServiceDefaults(Model):
         default="weighted-least-connections",
         description="How the server is chosen for a user who is not bound to one.",
     )
-    persistence: Persistence = Field(
-        default=Persistence(),
+    persistence: PersistenceSettings = Field(
+        default=PersistenceSettings(),
         description="Persistence: the bindings between users and servers.",
     )
-    health_check: HealthCheck = Field(default=HealthCheck(), description="Health checks of the real servers.")
-    feedback_agent: Annotated[FeedbackAgent | None, FALSE_AS_NONE] = Field(
+    health_check: HealthCheckSettings = Field(
+        default=HealthCheckSettings(), description="Health checks of the real servers."
+    )
+    feedback_agent: Annotated[FeedbackAgentSettings | None, FALSE_AS_NONE] = Field(
         default=None,
         description="The agent on the real servers that reports their load; null or false: there is none,"
         " {}: there is one, with the defaults below.",
         json_schema_extra=ALLOW_FALSE,
     )
-    timeouts: Timeouts = Field(
-        default=Timeouts(), description="The deadlines of a connection, stage by stage."
+    timeouts: TimeoutSettings = Field(
+        default=TimeoutSettings(), description="The deadlines of a connection, stage by stage."
     )
-    limits: Limits = Field(
-        default=Limits(), description="Access lists, and bounds on sessions and connections."
+    limits: LimitSettings = Field(
+        default=LimitSettings(), description="Access lists, and bounds on sessions and connections."
     )
     require_security: Security = Field(
         default=Security.ANY,
@@ -242,7 +244,7 @@ class ServiceDefaults(Model):
     )
 
 
-class RealServer(Model):
+class RealServerSettings(Model):
     """A terminal server. Once loaded, `health_check` and `feedback_agent` are complete: nothing to merge."""
 
     name: Name = Field(
@@ -268,11 +270,11 @@ class RealServer(Model):
         default=(),
         description="Other addresses under which the server names itself in routing tokens, with the port.",
     )
-    health_check: HealthCheck = Field(
-        default=HealthCheck(),
+    health_check: HealthCheckSettings = Field(
+        default=HealthCheckSettings(),
         description="What differs from the service's health_check; what is not given is taken from there.",
     )
-    feedback_agent: Annotated[FeedbackAgent | None, FALSE_AS_NONE] = Field(
+    feedback_agent: Annotated[FeedbackAgentSettings | None, FALSE_AS_NONE] = Field(
         default=None,
         description="What differs from the service's feedback_agent; false: no agent on this server.",
         json_schema_extra=ALLOW_FALSE,
@@ -284,13 +286,13 @@ class RealServer(Model):
         return (self.address, *self.token_addresses)
 
 
-class VirtualService(ServiceDefaults):
+class VirtualServiceSettings(ServiceDefaults):
     """An address that clients connect to, and the servers behind it."""
 
     name: Name = Field(description="The service's name, unique in the configuration.")
     listen: ListenAddresses = Field(
         description="The address and port that clients connect to; one, or a list of them."
     )
-    real_servers: tuple[RealServer, ...] = Field(
+    real_servers: tuple[RealServerSettings, ...] = Field(
         min_length=1, description="The terminal servers behind the service; at least one."
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rdpbalancer.settings.error_text import quoted
 from rdpbalancer.settings.files import FileError, read_text
-from rdpbalancer.settings.words import quoted
 
 # Enough for a list of anything in one value; a larger file is not a value.
 MAX_VALUE_BYTES: Final = 64 * 1024

@@ -3,26 +3,26 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rdpbalancer.settings.problems import KeyPath, Place
+from rdpbalancer.settings.problems import KeyPath, SourceLocation
 
 Value = str | int | bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class Scalar:
+class ScalarNode:
     """One value. `broken`: a problem has been reported for it already, and what it means is unknown."""
 
-    place: Place
+    place: SourceLocation
     path: KeyPath
     value: Value
     broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class SequenceNode:
     """A list."""
 
-    place: Place
+    place: SourceLocation
     path: KeyPath
     items: "tuple[Node, ...]" = ()
 
@@ -30,15 +30,15 @@ class Sequence:
 class Entry(NamedTuple):
     """A value of a mapping, and the place of its key."""
 
-    key_place: Place
+    key_place: SourceLocation
     node: "Node"
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class MappingNode:
     """Keys and values. Nobody changes `entries` once the node is made."""
 
-    place: Place
+    place: SourceLocation
     path: KeyPath
     entries: dict[str, Entry] = field(default_factory=dict)
 
@@ -48,14 +48,14 @@ class Mapping:
         return None if entry is None else entry.node
 
 
-Node = Scalar | Sequence | Mapping
+Node = ScalarNode | SequenceNode | MappingNode
 
 
 def plain(node: Node) -> object:
     """Return the values alone, as dicts, lists and scalars."""
-    if isinstance(node, Mapping):
+    if isinstance(node, MappingNode):
         return {key: plain(entry.node) for key, entry in node.entries.items()}
-    if isinstance(node, Sequence):
+    if isinstance(node, SequenceNode):
         return [plain(item) for item in node.items]
     return node.value
 
@@ -63,13 +63,13 @@ def plain(node: Node) -> object:
 def at(node: Node | None, *path: str) -> Node | None:
     """Return the value under the keys of `path`, or None where one of them is missing."""
     for key in path:
-        node = node.get(key) if isinstance(node, Mapping) else None
+        node = node.get(key) if isinstance(node, MappingNode) else None
     return node
 
 
 def items(node: Node | None) -> tuple[Node, ...]:
     """Return a list's items, the one value in place of a list, or nothing."""
-    if isinstance(node, Sequence):
+    if isinstance(node, SequenceNode):
         return node.items
     return () if node is None else (node,)
 
@@ -78,9 +78,9 @@ def nearest(root: Node, path: KeyPath) -> tuple[Node, KeyPath]:
     """Follow `path` as far as it exists; return the last value and the rest of the path."""
     node = root
     for depth, part in enumerate(path):
-        if isinstance(node, Mapping) and isinstance(part, str) and part in node.entries:
+        if isinstance(node, MappingNode) and isinstance(part, str) and part in node.entries:
             node = node.entries[part].node
-        elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node.items):
+        elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.items):
             node = node.items[part]
         else:
             return node, path[depth:]

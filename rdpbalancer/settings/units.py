@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Final
 
 from rdpbalancer.model import Endpoint
-from rdpbalancer.settings.words import quoted, shown
+from rdpbalancer.settings.error_text import quoted, shown
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

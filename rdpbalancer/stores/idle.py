@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.model import Key
 
 # Ends are sorted into buckets of this many seconds. Only the bucket whose time has come is put in order, so

@@ -3,18 +3,18 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Key, Method
-from rdpbalancer.stores import rows
+from rdpbalancer.stores import records
 from rdpbalancer.stores.memory import MemoryStore
-from rdpbalancer.stores.rows import BindingRow
+from rdpbalancer.stores.records import BindingRecord
 
 
 class Lookup(Protocol):
     """Reads one binding off the disk. Raises StoreError."""
 
-    def __call__(self, service: str, key: Key) -> BindingRow | None:
+    def __call__(self, service: str, key: Key) -> BindingRecord | None:
         """Return the row of the key, or None."""
         ...
 
@@ -71,7 +71,7 @@ class Loading:
         """Memory says from now on what holds for this key."""
         self._settled.add(key)
 
-    def load(self, store: MemoryStore, found: Iterable[BindingRow]) -> None:
+    def load(self, store: MemoryStore, found: Iterable[BindingRecord]) -> None:
         """Take a slice of rows into the store, the most recently used first over all slices."""
         for row in found:
             binding = self._binding(row)
@@ -82,8 +82,8 @@ class Loading:
             if key not in self._settled:
                 store.restore(binding)
 
-    def _binding(self, row: BindingRow) -> Binding:
-        return rows.unpack_binding(row, now=self._now, wall=self._wall)
+    def _binding(self, row: BindingRecord) -> Binding:
+        return records.unpack_binding(row, now=self._now, wall=self._wall)
 
     def _lived_at_start(self, binding: Binding) -> bool:
         return binding.expires_at is None or binding.expires_at > self._now

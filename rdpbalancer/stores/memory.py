@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.model import Key, Method
 from rdpbalancer.stores.claims import MAX_TENTATIVE, Claims
 from rdpbalancer.stores.idle import IdleTable
@@ -32,7 +32,7 @@ class Beneath(Protocol):
 
 
 class MemoryStore:
-    """`core.persist.Store` in memory. One thread only; no verb waits, none walks the table but `entries`.
+    """`core.persistence.Store` in memory. One thread only; no verb waits, none walks the table but `entries`.
 
     A key may have a confirmed binding and, over it, a tentative claim of another server. The claim is what
     counts while it lives; the confirmed binding lies beneath untouched and counts again if the claim is

@@ -8,7 +8,7 @@ columns is carried along, for a row that is there is updated in place.
 import sqlite3
 from typing import Final
 
-from rdpbalancer.stores.rows import Changes
+from rdpbalancer.stores.records import Changes
 
 # The oldest schema whose readers can use a file as this version writes it. It rises only when they cannot.
 OLDEST_READER: Final = 2

@@ -13,11 +13,11 @@ from typing import Final, Self
 
 from rdpbalancer.core.status import Override
 from rdpbalancer.model import Key, Method, ServerId
-from rdpbalancer.stores import rows, statefile
+from rdpbalancer.stores import records, statefile
 from rdpbalancer.stores.claims import MAX_TENTATIVE
 from rdpbalancer.stores.loading import Loading
 from rdpbalancer.stores.memory import MAX_ENTRIES, MemoryStore
-from rdpbalancer.stores.rows import BindingRow, Changes, ConfiguredRow, Contents
+from rdpbalancer.stores.records import BindingRecord, Changes, ConfiguredRecord, Contents
 from rdpbalancer.stores.statefile import Connect, StateFile
 
 # How many bindings one transaction takes: 2 to 3 ms of the loop's time. A mass change (a smaller bound, a
@@ -110,7 +110,7 @@ class Database:
         self._file = file
         self._attached_at, self._attached_wall = now, wall
         self._counts = contents.counts
-        for server, override in map(rows.unpack_override, contents.overrides):
+        for server, override in map(records.unpack_override, contents.overrides):
             if server not in self._dirty_servers:
                 self._overrides[server] = override
         for row in contents.configured:
@@ -175,7 +175,7 @@ class Database:
         """Return the services whose bindings are not all in memory yet."""
         return [name for name, tracked in self._services.items() if tracked.loading is not None]
 
-    def rows_of(self, service: str, *, size: int) -> Iterator[list[BindingRow]]:
+    def rows_of(self, service: str, *, size: int) -> Iterator[list[BindingRecord]]:
         """Yield what the file holds of a service, for `load`. Each step may block: for a worker thread.
 
         Raises StoreError.
@@ -186,7 +186,7 @@ class Database:
             else self._file.bindings(service, wall=self._attached_wall, size=size)
         )
 
-    def load(self, service: str, found: list[BindingRow]) -> None:
+    def load(self, service: str, found: list[BindingRecord]) -> None:
         """Take a slice of rows into memory; none: that was all of them."""
         tracked = self._services.get(service)
         if tracked is None or tracked.loading is None:
@@ -302,12 +302,12 @@ class Database:
                 _add_rows(changes, service, tracked.store, keys, now=now)
         for server in changes.servers:
             if server in self._overrides:
-                changes.overridden.append(rows.pack_override(server, self._overrides[server]))
+                changes.overridden.append(records.pack_override(server, self._overrides[server]))
             else:
                 changes.taken_back.append(server)
         for server in self._dirty_configured:
             if server in self._configured:
-                changes.seen.append(ConfiguredRow(*server, self._configured[server]))
+                changes.seen.append(ConfiguredRecord(*server, self._configured[server]))
             else:
                 changes.unseen.append(server)
         self._forgotten.clear()
@@ -374,6 +374,6 @@ def _add_rows(changes: Changes, service: str, store: MemoryStore, keys: list[Key
     for key in keys:
         binding = store.confirmed(key)
         if binding is None:
-            changes.unbound.append((service, key.method.value, rows.pack_value(key.value)))
+            changes.unbound.append((service, key.method.value, records.pack_value(key.value)))
         else:
-            changes.bound.append(rows.pack_binding(service, binding, now=now, wall=changes.wall))
+            changes.bound.append(records.pack_binding(service, binding, now=now, wall=changes.wall))

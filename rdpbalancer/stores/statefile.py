@@ -9,7 +9,14 @@ from typing import Final
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Key, Method
 from rdpbalancer.stores import schema
-from rdpbalancer.stores.rows import BindingRow, Changes, ConfiguredRow, Contents, OverrideRow, pack_value
+from rdpbalancer.stores.records import (
+    BindingRecord,
+    Changes,
+    ConfiguredRecord,
+    Contents,
+    OverrideRecord,
+    pack_value,
+)
 
 # How long a write waits for another process's lock before it is put back. The writer has a thread of its own.
 _LOCK_TIMEOUT_S: Final = 1.0
@@ -68,14 +75,14 @@ class StateFile:
             for service, method, count in connection.execute(schema.COUNTS, (wall,)):
                 counts.setdefault(service, {})[Method(method)] = count
             return Contents(
-                overrides=[OverrideRow(*row) for row in connection.execute(schema.OVERRIDES)],
-                configured=[ConfiguredRow(*row) for row in connection.execute(schema.CONFIGURED)],
+                overrides=[OverrideRecord(*row) for row in connection.execute(schema.OVERRIDES)],
+                configured=[ConfiguredRecord(*row) for row in connection.execute(schema.CONFIGURED)],
                 counts=counts,
             )
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
 
-    def find(self, service: str, key: Key) -> BindingRow | None:
+    def find(self, service: str, key: Key) -> BindingRecord | None:
         """Return one binding, or None. Raises StoreError.
 
         For the loop's thread, beside a write of another one: readers of a file in WAL mode wait for nobody.
@@ -88,9 +95,9 @@ class StateFile:
             row = found.fetchone()
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
-        return None if row is None else BindingRow(*row)
+        return None if row is None else BindingRecord(*row)
 
-    def bindings(self, service: str, *, wall: float, size: int) -> Iterator[list[BindingRow]]:
+    def bindings(self, service: str, *, wall: float, size: int) -> Iterator[list[BindingRecord]]:
         """Yield a service's bindings that live at `wall`, `size` at a time, the most recently used first.
 
         All as they are at the first step, whatever is written meanwhile. Each step may block, and all have to
@@ -101,7 +108,7 @@ class StateFile:
             connection = self._connect(self._path)
             cursor = connection.execute(schema.ALL, (service, wall))
             while rows := cursor.fetchmany(size):
-                yield [BindingRow(*row) for row in rows]
+                yield [BindingRecord(*row) for row in rows]
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
         finally:

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from rdpbalancer.errors import RdpBalancerError
 from rdpbalancer.model import CloseReason, CloseSide, Method, Reason, ServerId, SessionFacts, SessionRecord
 from rdpbalancer.telemetry import logs
-from rdpbalancer.telemetry.logs import UserNames
+from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics
 from rdpbalancer.telemetry.sums import WINDOW_S, Sum, Sums
 
@@ -96,7 +96,7 @@ class Account:
     """Turns records into metrics and log lines. `clock` counts seconds; `tell_sums` is to be called often."""
 
     def __init__(
-        self, metrics: Metrics, users: UserNames, *, clock: Callable[[], float] = time.monotonic
+        self, metrics: Metrics, users: UserMasking, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._metrics = metrics
         self.users = users

@@ -309,7 +309,7 @@ class _Process:
         return event
 
 
-class UserNames:
+class UserMasking:
     """How users appear in logs: plain, hashed with a key of this installation, or not at all."""
 
     def __init__(self, how: str, key: bytes) -> None:

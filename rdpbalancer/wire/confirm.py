@@ -27,7 +27,7 @@ _CORRELATION_INFO_PRESENT: Final = 0x08
 _SOURCE_REFERENCE: Final = 0x1234  # what Windows and xrdp say; clients ignore it
 
 
-class Protocol(IntFlag):
+class SecurityProtocol(IntFlag):
     """Security protocols, asked for as a set, selected as one (MS-RDPBCGR 2.2.1.1.1, 2.2.1.2.1)."""
 
     RDP = 0

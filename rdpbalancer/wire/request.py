@@ -56,7 +56,7 @@ class Preconnection(msgspec.Struct, frozen=True):
     version: int
 
 
-class Request(msgspec.Struct, frozen=True):
+class ConnectionRequest(msgspec.Struct, frozen=True):
     """What a client asks for.
 
     `cookie` is the mstshash value as sent; bytes that are not UTF-8 are `%XX`. `token` is the text of a
@@ -99,7 +99,7 @@ def frame_length(buf: bytes | bytearray, at: int = 0) -> int | None:
     return length
 
 
-def parse_request(buf: bytes | bytearray) -> Request | None:
+def parse_request(buf: bytes | bytearray) -> ConnectionRequest | None:
     """Read the first packet of a connection from all bytes received so far.
 
     Layout (MS-RDPBCGR 2.2.1.1): TPKT header, X.224 header of seven bytes, then each optional: routing token
@@ -127,7 +127,7 @@ def parse_request(buf: bytes | bytearray) -> Request | None:
         return None
     cookie, token, negotiation = _read_variable(bytes(buf[offset + _MIN_REQUEST_BYTES : end]))
     protocols, flags, correlation_id = _read_negotiation(negotiation)
-    return Request(cookie, token, protocols, flags, correlation_id, preconnection, offset, end)
+    return ConnectionRequest(cookie, token, protocols, flags, correlation_id, preconnection, offset, end)
 
 
 def _check_x224(buf: bytes | bytearray, at: int, length: int) -> None:

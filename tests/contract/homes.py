@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final, Protocol
 
-from rdpbalancer.core.persist import Store
+from rdpbalancer.core.persistence import Store
 from rdpbalancer.stores.memory import MemoryStore
 from rdpbalancer.stores.sqlite import Database
 

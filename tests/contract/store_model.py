@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.model import Key, Method
 
 

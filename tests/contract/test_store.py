@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.model import Key, Method
 from tests.contract.homes import DatabaseHome, Home, MemoryHome
 

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rdpbalancer.core.persist import Store
+from rdpbalancer.core.persistence import Store
 from rdpbalancer.model import Key, Method
-from rdpbalancer.stores.rows import BindingRow, Changes
+from rdpbalancer.stores.records import BindingRecord, Changes
 from tests.contract.homes import WALL_OFFSET_S, DatabaseHome, Home, MemoryHome
 from tests.contract.store_model import StoreModel
 
@@ -169,7 +169,7 @@ class LoadingMachine(DurableMachine):
     """
 
     def __init__(self) -> None:
-        self.slices: Iterator[list[BindingRow]] | None = None
+        self.slices: Iterator[list[BindingRecord]] | None = None
         super().__init__()
 
     def make_home(self) -> Home:

@@ -18,7 +18,7 @@ from typing import Final, Self
 import pytest
 
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.wire.confirm import build_request
 from tests.support.balancer import Balancer
@@ -322,7 +322,7 @@ async def test_the_service_does_its_work_within_the_sandbox(processes: Processes
         process = _start(balancer, processes, {}, *sandbox)
         await asyncio.to_thread(process.wait_for_output, "router_ready", _START_S)
         assert {"1", "2"} == _confined(process)
-        async with LabClient(balancer.endpoint("farm"), Opening(cookie="alice")) as client:
+        async with LabClient(balancer.endpoint("farm"), LabOpening(cookie="alice")) as client:
             await client.login("alice")
             assert ["ts1"] == [row["server"] for row in await asyncio.to_thread(balancer.sessions)]
             await asyncio.to_thread(balancer.cli, "drain", "ts1")

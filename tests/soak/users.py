@@ -10,7 +10,7 @@ from typing import Final
 
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient, Landing
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.model import Endpoint
 from tests.support.house import Vip
 
@@ -66,7 +66,7 @@ class Users:
     async def _live(self, user: str, rng: random.Random) -> None:
         while not self._stop.is_set():
             await self._rest(rng.uniform(0, _PAUSE_S))
-            client = LabClient(self._endpoint, Opening(cookie=user), timeout_s=_PATIENCE_S)
+            client = LabClient(self._endpoint, LabOpening(cookie=user), timeout_s=_PATIENCE_S)
             try:
                 if await self._arrive(client, user):
                     await self._work(client, user, rng)

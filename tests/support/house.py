@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from rdpbalancer.control.client import Client, RefusedError, UnreachableError
+from rdpbalancer.control.client import Client, CommandRefusedError, UnreachableError
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Endpoint
 from tests.support.balancer import Balancer
@@ -143,7 +143,7 @@ class House(Balancer):
         """Whether it takes connections; asked without starting a program."""
         try:
             return bool(self.ask_now("status")["status"] == "running")
-        except (UnreachableError, RefusedError):
+        except (UnreachableError, CommandRefusedError):
             return False
 
     def ask_now(self, verb: str, **params: Any) -> Any:
@@ -348,12 +348,14 @@ class Vip:
         self,
         user: str | None = "alice",
         *,
-        opening: Opening | None = None,
+        opening: LabOpening | None = None,
         source: str | None = None,
         timeout_s: float = 20,
     ) -> LabClient:
         """Return a client of this service that is closed at the test's end; not connected yet."""
-        client = LabClient(self.endpoint, opening or Opening(cookie=user), source=source, timeout_s=timeout_s)
+        client = LabClient(
+            self.endpoint, opening or LabOpening(cookie=user), source=source, timeout_s=timeout_s
+        )
         self.house.guests.append(client)
         return client
 

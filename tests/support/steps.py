@@ -1,19 +1,19 @@
-"""Running in a test's task what waits for `net.waiting`'s watches, which no task can await."""
+"""Running in a test's task what waits for `net.poller`'s watches, which no task can await."""
 
 import asyncio
 from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from rdpbalancer.net.waiting import Steps, Waits
+from rdpbalancer.net.poller import Poller, StepRunner
 
 T = TypeVar("T")
 
 
 @contextmanager
-def watching() -> Iterator[Waits]:
-    """Yield the running loop's `Waits`; at the end no socket may be watched any more."""
-    waits = Waits()
+def watching() -> Iterator[Poller]:
+    """Yield the running loop's `Poller`; at the end no socket may be watched any more."""
+    waits = Poller()
     try:
         yield waits
         assert 0 == len(waits), "a watch is left"
@@ -22,14 +22,14 @@ def watching() -> Iterator[Waits]:
 
 
 class Stepped(Generic[T]):
-    """A coroutine that has been begun in `Steps`. Await this for its result, or its error.
+    """A coroutine that has been begun in `StepRunner`. Await this for its result, or its error.
 
     Cancelled, by `cancel` or because whoever awaits it is, it gets a CancelledError where it waits.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._steps = Steps(self._to_its_end(coroutine), on_done=lambda _: None)
+        self._steps = StepRunner(self._to_its_end(coroutine), on_done=lambda _: None)
 
     @property
     def done(self) -> bool:
@@ -65,5 +65,5 @@ class Stepped(Generic[T]):
 
 
 async def stepped(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in `Steps`, and return its result or raise its error."""
+    """Run a coroutine in `StepRunner`, and return its result or raise its error."""
     return await Stepped(coroutine)

@@ -20,7 +20,7 @@ DEADLINE_S: Final = 10.0
 KEPT_AFTER_S: Final = 2.0
 
 
-class Moves:
+class DemoMoves:
     """Things that are done and asked in more than one step."""
 
     def __init__(self, stage: Stage, report: Report, rng: random.Random) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rdpbalancer.errors import RdpBalancerError
 from rdpbalancer.lab.demo.conditions import until
-from rdpbalancer.lab.demo.moves import DEADLINE_S, WORK_BYTES, Moves, names
+from rdpbalancer.lab.demo.moves import DEADLINE_S, WORK_BYTES, DemoMoves, names
 from rdpbalancer.lab.demo.report import Report
 from rdpbalancer.lab.demo.service import NAME
 from rdpbalancer.lab.demo.stage import Plan, open_stage
@@ -55,7 +55,7 @@ def _conclude(report: Report, tally: Tally) -> bool:
     return not problems
 
 
-class Script(Moves):
+class Script(DemoMoves):
     """The steps, in their order. Each leaves everybody who has come so far connected."""
 
     def steps(self) -> Sequence[Callable[[], Awaitable[None]]]:

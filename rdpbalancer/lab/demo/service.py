@@ -25,7 +25,7 @@ ANSWER_S: Final = 5.0  # a router that was killed is back in about one
 _LOG_LINES: Final = 20
 
 
-class RealServer(NamedTuple):
+class DemoServer(NamedTuple):
     """A terminal server as the configuration names it."""
 
     name: str
@@ -33,7 +33,7 @@ class RealServer(NamedTuple):
     weight: int
 
 
-class Service:
+class DemoService:
     """The balancer's processes, its configuration and its state, all in `folder`."""
 
     def __init__(self, folder: Path, *, methods: Sequence[Method] = METHODS) -> None:
@@ -44,7 +44,7 @@ class Service:
         self._methods = methods
         self._process: subprocess.Popen[bytes] | None = None
 
-    def configure(self, servers: Sequence[RealServer]) -> None:
+    def configure(self, servers: Sequence[DemoServer]) -> None:
         """Write the configuration file (JSON is YAML). A running service reads it on `reload`."""
         service = {
             "name": NAME,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rdpbalancer.lab.channel import LabError
-from rdpbalancer.lab.demo.service import METHODS, RealServer, Service
+from rdpbalancer.lab.demo.service import METHODS, DemoServer, DemoService
 from rdpbalancer.lab.demo.tally import Cause, Outcome, Tally
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.population import Population, Visit, by_cookie
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.lab.terminal import Session
@@ -56,7 +56,7 @@ class Plan:
 class Stage:
     """What can be done to the farm and by its users. Everything is booked in `tally`."""
 
-    def __init__(self, service: Service, plan: Plan, rng: random.Random) -> None:
+    def __init__(self, service: DemoService, plan: Plan, rng: random.Random) -> None:
         self.service = service
         self.servers: dict[str, LabServer] = {}
         self.tally = Tally()
@@ -146,7 +146,7 @@ class Stage:
     def configure(self) -> None:
         """Write the balancer's configuration, with every server there is."""
         self.service.configure(
-            [RealServer(name, self.servers[name].endpoint, weight) for name, weight in self._weights.items()]
+            [DemoServer(name, self.servers[name].endpoint, weight) for name, weight in self._weights.items()]
         )
 
     async def crash(self, server: str) -> int:
@@ -170,8 +170,8 @@ class Stage:
             return Cause.SERVER
         return Cause.RELAY if self.killing_relay else Cause.NONE
 
-    def _opening(self, user: str) -> Opening:
-        return Opening() if user in self.nameless else by_cookie(user)
+    def _opening(self, user: str) -> LabOpening:
+        return LabOpening() if user in self.nameless else by_cookie(user)
 
     def _own_address(self, user: str) -> str:
         return _loopback(64, self._numbers[user])
@@ -204,7 +204,7 @@ async def open_stage(plan: Plan, rng: random.Random) -> AsyncIterator[Stage]:
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rdpbalancer-demo-"))
-        service = Service(Path(folder), methods=plan.methods)
+        service = DemoService(Path(folder), methods=plan.methods)
         stage = Stage(service, plan, rng)
         stack.push_async_callback(stage.close_servers)
         stack.push_async_callback(service.stop)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rdpbalancer.control.client import RefusedError
+from rdpbalancer.control.client import CommandRefusedError
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.runtime.signals import HARMLESS
 from rdpbalancer.tasks import spawn
@@ -351,7 +351,7 @@ async def test_a_reload_lets_nobody_in_while_the_service_stops(new_house: NewHou
         staying = await vip.opened("staying")
         os.kill(house.pid, signal.SIGTERM)
         await wait_until_async(lambda: house.events("router_stopping"), 5, "the drain")
-        with pytest.raises(RefusedError, match="being stopped"):
+        with pytest.raises(CommandRefusedError, match="being stopped"):
             await house.reload()
         with pytest.raises(LabError):
             await vip.client("new").connect()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rdpbalancer.lab.channel import LabError
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.tasks import spawn
 from tests.faults.overload.measure import quantile
 from tests.support.house import House, Vip, labs, total
@@ -155,7 +155,7 @@ async def test_strangers_that_ask_and_reset(new_house: NewHouse) -> None:
         vip = await house.serve(servers, timeouts={"confirm": "1h"}, health_check={"type": "none"})
         for server in servers:
             server.faults.inject("silent")
-        request = Opening(cookie="stranger").request()
+        request = LabOpening(cookie="stranger").request()
         for _ in range(400):
             with socket.create_connection(vip.endpoint, timeout=20) as stranger:
                 stranger.sendall(request)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from tests.support.balancer import Balancer
 from tests.support.house import labs, real_server
 from tests.support.wait import wait_until_async
@@ -106,7 +106,7 @@ async def logging_to_a_pipe(folder: Path, address: str) -> AsyncIterator[tuple[B
 async def login(balancer: Balancer, user: str) -> float:
     """Log in and out; return how many seconds that took."""
     began_at = time.monotonic()
-    async with LabClient(balancer.endpoint("farm"), Opening(cookie=user)) as client:
+    async with LabClient(balancer.endpoint("farm"), LabOpening(cookie=user)) as client:
         await client.leave()
     return time.monotonic() - began_at
 

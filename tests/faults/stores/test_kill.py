@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rdpbalancer.core.persist import Store
+from rdpbalancer.core.persistence import Store
 from rdpbalancer.stores.sqlite import Database
 from tests.faults.stores.writer import KEYS, SERVICE, key
 from tests.support.processes import Processes, RealProcess

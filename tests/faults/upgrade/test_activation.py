@@ -13,7 +13,7 @@ import pytest
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import listen
-from rdpbalancer.runtime.activation import store_name
+from rdpbalancer.runtime.socket_activation import store_name
 from tests.faults.upgrade.manager import ManagedHouse, Manager
 from tests.faults.upgrade.upgrading import gone, upgraded
 from tests.support.house import QUICK_CHECKS, Vip, labs, real_server

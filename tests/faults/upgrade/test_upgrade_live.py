@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.wire.confirm import DISCONNECT
 from tests.faults.upgrade.crowd import Crowd, Newcomers
 from tests.faults.upgrade.upgrading import gone, one_record_each, upgraded
@@ -146,7 +146,9 @@ async def test_handshakes_are_finished_and_the_queue_is_not(new_house: NewHouse)
             [{"name": "ts1", "address": str(small[0].endpoint), "max_connections": 1}],
             timeouts={"queue": "60s"},
         )
-        half_done = vip.client(opening=Opening(cookie="halfway", chunk_bytes=20, pause_s=1.0), timeout_s=20)
+        half_done = vip.client(
+            opening=LabOpening(cookie="halfway", chunk_bytes=20, pause_s=1.0), timeout_s=20
+        )
         servers[0].faults.inject("slow-confirm", delay_s=2.5)
         confirming = asyncio.get_running_loop().create_task(vip.opened("confirming"))
         occupant = await narrow.opened("first")

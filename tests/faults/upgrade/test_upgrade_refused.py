@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdpbalancer import __version__
-from rdpbalancer.relay.messages import PROTOCOL_VERSION
+from rdpbalancer.ipc.relay_messages import PROTOCOL_VERSION
 from rdpbalancer.runtime.upgrade import STATE_VERSION
 from rdpbalancer.stores.schema import OLDEST_READER
 from tests.faults.upgrade.installed import InstalledHouse
@@ -23,7 +23,7 @@ _PROTOCOL, _NEXT_PROTOCOL = (f"PROTOCOL_VERSION = {PROTOCOL_VERSION + more}" for
 _READERS = tuple(f"OLDEST_READER: Final = {OLDEST_READER - less}" for less in (0, 1))
 # What is installed (module, old text, new text), and what the operator has to be told.
 _BROKEN = {
-    "syntax": ("core/route", "class Nobody", "class class Nobody", "does not start: SyntaxError"),
+    "syntax": ("core/route", "class Reject", "class class Reject", "does not start: SyntaxError"),
     "import": ("relay/worker", "import asyncio", "import asyncio\nimport no_such_module", "no_such_module"),
     "supervisor": (
         "runtime/supervisor",
@@ -33,7 +33,7 @@ _BROKEN = {
     ),
     "state-file": ("stores/schema", *_READERS, "it cannot read the state: "),
     "state": ("runtime/upgrade", _STATE, _NEXT_STATE, "cannot take over state"),
-    "relays": ("relay/messages", _PROTOCOL, _NEXT_PROTOCOL, "does not speak to relays"),
+    "relays": ("ipc/relay_messages", _PROTOCOL, _NEXT_PROTOCOL, "does not speak to relays"),
     "silence": ("runtime/child", "print(msgspec", "str(msgspec", "does not say what it can take over"),
 }
 

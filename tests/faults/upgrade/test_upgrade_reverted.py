@@ -25,7 +25,7 @@ _NEW = "99.0"
 # A defect that a trial start cannot show.
 _FOR_REAL = 'if ".rehearsal-" not in str('
 _ROUTER = ("runtime/child", "    router = Router(", f"    {_FOR_REAL}kept): ")
-_READY = ("runtime/router", "        self.supervisor.send(messages.Ready(", "")
+_READY = ("runtime/router", "        self.supervisor.send(router_messages.RouterReady(", "")
 
 
 def _router_that(statement: str) -> tuple[str, str, str]:
@@ -196,7 +196,7 @@ async def test_replaced_files_change_nothing_until_the_upgrade(installed: Instal
         client = await vip.opened("alice")
         await client.login("alice")
         installed.install("__init__", f'"{__version__}"', f'"{_NEW}"')
-        installed.install("core/route", "class Nobody", "class class Nobody")
+        installed.install("core/route", "class Reject", "class class Reject")
         installed.kill(await installed.router_pid())
         await installed.answers_again()
         status = await installed.status()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
 from tests.support.house import House, Vip, labs, real_server
 from tests.support.wait import wait_until_async
@@ -18,7 +18,7 @@ PLAIN_TCP: dict[str, Any] = {
     "persistence": {"methods": []},
     "health_check": {"type": "none"},
 }
-REQUEST = Opening(cookie="quitter").request()
+REQUEST = LabOpening(cookie="quitter").request()
 # By a deadline of an hour, so anything within this is "at once"; the rest is for a busy machine.
 AT_ONCE_S = 5.0
 

@@ -10,7 +10,7 @@ import pytest
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.lab.handover import Handovers
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.population import Visit, user_names
 from tests.support.house import House, Vip, labs
 
@@ -32,7 +32,7 @@ async def logins(vip: Vip, users: Sequence[str], *, at_once: int, apart: bool) -
 
     async def one(number: int, user: str) -> Visit:
         source = own_address(number) if apart else None
-        client = LabClient(vip.endpoint, Opening(cookie=user), source=source, timeout_s=30)
+        client = LabClient(vip.endpoint, LabOpening(cookie=user), source=source, timeout_s=30)
         clients.append(client)
         async with door:
             await client.open()
@@ -85,7 +85,7 @@ async def test_a_made_up_token_is_refused(house: House) -> None:
     """Each host is asked once; none is held to have failed."""
     async with labs(3, behaviour="gnome") as servers:
         vip = await house.serve(servers)
-        client = LabClient(vip.endpoint, Opening(token=b"Cookie: msts=3735928559"))
+        client = LabClient(vip.endpoint, LabOpening(token=b"Cookie: msts=3735928559"))
         with pytest.raises(LabError, match="0x80") as caught:
             await client.open()
         assert "not-confirmed" == caught.value.code
@@ -100,7 +100,7 @@ async def test_a_stranger_with_made_up_tokens_harms_nobody(house: House) -> None
     """He gets as many connections to servers as with any request, pushes no user out, and no server down."""
     async with labs(6, behaviour="gnome") as servers:
         vip = await house.serve(servers, persistence={"max_entries": 16}, redispatch=2)
-        users = [LabClient(vip.endpoint, Opening(cookie=f"user{number}")) for number in range(8)]
+        users = [LabClient(vip.endpoint, LabOpening(cookie=f"user{number}")) for number in range(8)]
         for number, user in enumerate(users):
             await user.open()
             await user.login(f"user{number}")
@@ -109,7 +109,7 @@ async def test_a_stranger_with_made_up_tokens_harms_nobody(house: House) -> None
         before = sum(server.counters.unknown_tokens for server in servers)
         for number in range(MADE_UP):
             token = b"Cookie: msts=%d" % (4_000_000_000 + number)
-            stranger = LabClient(vip.endpoint, Opening(token=token), source="127.9.9.9")
+            stranger = LabClient(vip.endpoint, LabOpening(token=token), source="127.9.9.9")
             with pytest.raises(LabError):
                 await stranger.open()
             stranger.close()

@@ -9,7 +9,7 @@ import pytest
 from rdpbalancer.lab.agent import AgentMode, LabAgent
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.wire.confirm import DISCONNECT
 from tests.support.house import House, Vip, labs, real_server
 from tests.support.wait import wait_until_async
@@ -19,7 +19,7 @@ FAST_AGENT = {"interval": "50ms", "timeout": "1s", "stale_after": "600ms"}
 
 async def landing(vip: Vip, user: str) -> str:
     """Return the server on which a user lands."""
-    async with LabClient(vip.endpoint, Opening(cookie=user)) as client:
+    async with LabClient(vip.endpoint, LabOpening(cookie=user)) as client:
         place = await client.login(user)
         await client.leave()
     return place.server
@@ -70,7 +70,7 @@ async def test_live_sessions_of_a_server_that_goes_down(house: House, on_down: s
     """`on_down: keep` leaves them alone, `kick` ends them and records why."""
     async with labs(1) as servers:
         vip = await house.serve(servers, on_down=on_down)
-        client = LabClient(vip.endpoint, Opening(cookie="alice"))
+        client = LabClient(vip.endpoint, LabOpening(cookie="alice"))
         await client.open()
         await client.login("alice")
         servers[0].faults.inject("refuse")  # the listener only: the session itself is well
@@ -105,7 +105,7 @@ async def test_odd_requests_take_no_server_down(house: House) -> None:
         assert "up" == row["health"]
         for number in range(5):
             servers[0].faults.inject("slow-confirm", delay_s=0.0)
-            client = LabClient(vip.endpoint, Opening(cookie=f"u{number}"))
+            client = LabClient(vip.endpoint, LabOpening(cookie=f"u{number}"))
             await client.connect()
             await client.send_request()
             client.reset()
@@ -120,7 +120,7 @@ async def test_what_a_server_does_after_a_request_is_no_health(house: House) -> 
         vip = await house.serve(servers, health_check={"interval": "1h", "fast_interval": "1h"})
         servers[0].faults.inject("accept-then-close")
         for _ in range(5):
-            client = LabClient(vip.endpoint, Opening(cookie="odd"))
+            client = LabClient(vip.endpoint, LabOpening(cookie="odd"))
             with pytest.raises(LabError) as caught:
                 await client.open()
             assert "not-confirmed" == caught.value.code
@@ -297,6 +297,6 @@ async def test_weights_are_obeyed(house: House) -> None:
         await house.ask("set-weight", server="ts3", weight=200, service=vip.name)
         await vip.wait_server("ts2", effective_weight=100)
         for number in range(40):
-            await stack.enter_async_context(LabClient(vip.endpoint, Opening(cookie=f"u{number}")))
+            await stack.enter_async_context(LabClient(vip.endpoint, LabOpening(cookie=f"u{number}")))
         rows = await vip.servers()
         assert {"ts1": 10, "ts2": 10, "ts3": 20} == {name: row["sessions"] for name, row in rows.items()}

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.population import Visit, storm
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from tests.support.balancer import Balancer
@@ -63,7 +63,7 @@ async def farm(folder: Path, names: list[str]) -> AsyncIterator[Balancer]:
             visits: list[Visit] = []
             there = storm(
                 balancer.endpoint("ts-cluster"), ["alice"], 1, random.Random(1), asyncio.Event(),
-                opening=lambda user: Opening(cookie=user), landed=visits.append,
+                opening=lambda user: LabOpening(cookie=user), landed=visits.append,
             )  # fmt: skip
             staying = spawn(there, name="alice")
             await wait_until_async(lambda: visits, _PATIENCE_S, "alice to be there")

@@ -8,7 +8,7 @@ import pytest
 
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.tasks import spawn
 from rdpbalancer.wire.confirm import DISCONNECT
 from tests.support.house import House, Vip, labs, real_server
@@ -18,14 +18,14 @@ from tests.support.wait import wait_until_async
 async def hold(stack: AsyncExitStack, vip: Vip, user: str, source: str | None = None) -> LabClient:
     """Open a session that stays until the stack ends."""
     return await stack.enter_async_context(
-        LabClient(vip.endpoint, Opening(cookie=user), source=source, timeout_s=8)
+        LabClient(vip.endpoint, LabOpening(cookie=user), source=source, timeout_s=8)
     )
 
 
 async def turned_away(vip: Vip, reason: str, source: str | None = None) -> None:
     """Check that a connection is closed before a byte is read, and counted."""
     before = await vip.count("rejected_total", reason=reason)
-    client = LabClient(vip.endpoint, Opening(cookie="late"), source=source)
+    client = LabClient(vip.endpoint, LabOpening(cookie="late"), source=source)
     await client.connect()
     with suppress(LabError):  # reset: it wrote after we had closed
         assert b"" == await client.read_to_end()
@@ -66,12 +66,12 @@ async def test_half_open_connections_of_one_source(house: House) -> None:
             await client.connect()
         await wait_until_async(lambda: _half_open(house, 2), 5, "2 half-open")
         await turned_away(vip, "source-half-open", "127.0.0.2")
-        async with LabClient(vip.endpoint, Opening(cookie="b"), source="127.0.0.3") as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="b"), source="127.0.0.3") as client:
             await client.leave()
         for client in silent:
             client.close()
         await house.quiet()
-        async with LabClient(vip.endpoint, Opening(cookie="c"), source="127.0.0.2") as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="c"), source="127.0.0.2") as client:
             await client.leave()
 
 
@@ -84,10 +84,10 @@ async def test_the_rate_of_one_source(house: House) -> None:
     async with labs(1) as servers:
         vip = await house.serve(servers, limits={"per_source": {"rate": "3/1h"}})
         for user in "abc":
-            async with LabClient(vip.endpoint, Opening(cookie=user), source="127.0.0.2") as client:
+            async with LabClient(vip.endpoint, LabOpening(cookie=user), source="127.0.0.2") as client:
                 await client.leave()
         await turned_away(vip, "source-rate", "127.0.0.2")
-        async with LabClient(vip.endpoint, Opening(cookie="d"), source="127.0.0.3") as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="d"), source="127.0.0.3") as client:
             await client.leave()
 
 
@@ -95,7 +95,7 @@ async def test_allow_and_deny(house: House) -> None:
     """Deny goes before allow; who is in neither stays out where there is an allow list."""
     async with labs(1) as servers:
         vip = await house.serve(servers, limits={"allow": ["127.0.0.0/29"], "deny": ["127.0.0.3/32"]})
-        async with LabClient(vip.endpoint, Opening(cookie="a"), source="127.0.0.2") as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="a"), source="127.0.0.2") as client:
             await client.leave()
         await turned_away(vip, "denied", "127.0.0.3")
         await turned_away(vip, "denied", "127.0.0.3")
@@ -115,14 +115,14 @@ async def test_limits_hold_behind_a_proxy(house: House) -> None:
 
     async with labs(1) as servers:
         vip = await house.serve(servers, accept_proxy=["127.0.0.1/32"], limits={"deny": ["192.0.2.0/24"]})
-        opening = Opening(cookie="a", proxy_version=2, proxy_source=Endpoint("192.0.2.1", 1000))
+        opening = LabOpening(cookie="a", proxy_version=2, proxy_source=Endpoint("192.0.2.1", 1000))
         client = LabClient(vip.endpoint, opening)
         await client.connect()
         await client.send_request()
         assert b"" == await client.read_to_end()
         client.close()
         assert 1 == await vip.count("handshake_failures_total", reason="denied")
-        other = Opening(cookie="a", proxy_version=1, proxy_source=Endpoint("198.51.100.1", 1000))
+        other = LabOpening(cookie="a", proxy_version=1, proxy_source=Endpoint("198.51.100.1", 1000))
         async with LabClient(vip.endpoint, other) as client:
             await client.leave()
 
@@ -155,7 +155,7 @@ async def test_half_open_connections_in_all(house: House) -> None:
             await wait_until_async(lambda: _half_open(house, 4), 5, "4 half-open")
             await turned_away(vip, "max-half-open")
             await house.quiet()
-            async with LabClient(vip.endpoint, Opening(cookie="a")) as client:
+            async with LabClient(vip.endpoint, LabOpening(cookie="a")) as client:
                 await client.leave()
         finally:
             house.set_global(limits={"max_half_open": 4096})
@@ -230,7 +230,7 @@ async def test_a_bound_user_waits_for_their_own_server(house: House) -> None:
         vip = await house.serve(
             [real_server(server, max_connections=1) for server in servers], scheduler="first-available"
         )
-        async with LabClient(vip.endpoint, Opening(cookie="alice")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:
             assert "ts1" == (await client.login("alice")).server
             await client.leave()
         await vip.wait_sessions(0)
@@ -254,7 +254,7 @@ async def test_an_operator_ends_the_wait(house: House, verb: str) -> None:
         vip = await house.serve(
             [real_server(server, max_connections=1) for server in servers], scheduler="first-available"
         )
-        async with LabClient(vip.endpoint, Opening(cookie="alice")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:
             await client.leave()
         await vip.wait_sessions(0)
         await hold(stack, vip, "bob")  # takes alice's place on ts1
@@ -275,7 +275,7 @@ async def test_when_full_redispatch(house: House) -> None:
             scheduler="first-available",
             persistence={"when_full": "redispatch"},
         )
-        async with LabClient(vip.endpoint, Opening(cookie="alice")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:
             await client.leave()
         await vip.wait_sessions(0)
         await hold(stack, vip, "bob")
@@ -289,7 +289,7 @@ async def test_who_leaves_the_queue_is_gone(house: House) -> None:
     async with labs(1) as servers, AsyncExitStack() as stack:
         vip = await house.serve([real_server(servers[0], max_connections=1)])
         first = await hold(stack, vip, "first")
-        quitter = LabClient(vip.endpoint, Opening(cookie="quitter"))
+        quitter = LabClient(vip.endpoint, LabOpening(cookie="quitter"))
         await quitter.connect()
         await quitter.send_request()
         await wait_until_async(lambda: _queued(vip, 1), 5, "one in the queue")
@@ -323,7 +323,7 @@ async def test_a_server_that_goes_down_empties_its_queue(house: House) -> None:
             [real_server(servers[0], max_connections=1), real_server(servers[1])],
             scheduler="first-available",
         )
-        async with LabClient(vip.endpoint, Opening(cookie="alice")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:
             await client.leave()
         await vip.wait_sessions(0)
         await hold(stack, vip, "bob")
@@ -362,9 +362,9 @@ async def test_a_service_that_is_taken_away_lets_its_queue_go(house: House) -> N
     async with labs(1) as servers, AsyncExitStack() as stack:
         vip = await house.serve([real_server(servers[0], max_connections=1)])
         first = await hold(stack, vip, "a")
-        silent = LabClient(vip.endpoint, Opening(cookie="slow"))
+        silent = LabClient(vip.endpoint, LabOpening(cookie="slow"))
         await silent.connect()
-        waiting = LabClient(vip.endpoint, Opening(cookie="b"))
+        waiting = LabClient(vip.endpoint, LabOpening(cookie="b"))
         await waiting.connect()
         await waiting.send_request()
         await wait_until_async(lambda: _queued(vip, 1), 5, "one in the queue")

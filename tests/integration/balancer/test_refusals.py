@@ -9,7 +9,7 @@ import pytest
 
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import GARBAGE
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.confirm import DISCONNECT, NegotiationFailure, build_confirm, build_failure
@@ -22,7 +22,7 @@ LF_ONLY = b"\x03\x00\x00\x20\x1b\xe0\0\0\0\0\0Cookie: mstshash=bob\n"
 
 async def said(vip: Vip, data: bytes, *, half_close: bool = False) -> bytes:
     """Send bytes and return all that comes until the balancer closes."""
-    client = LabClient(vip.endpoint, Opening(raw=data), timeout_s=5)
+    client = LabClient(vip.endpoint, LabOpening(raw=data), timeout_s=5)
     await client.connect()
     if data:
         await client.send_request()
@@ -90,7 +90,7 @@ async def test_an_unusual_request_is_served_at_once(house: House, data: bytes) -
     async with labs(1, behaviour="echo", security="legacy") as servers:
         vip = await house.serve(servers)
         began_at = time.monotonic()
-        async with LabClient(vip.endpoint, Opening(raw=data)) as client:
+        async with LabClient(vip.endpoint, LabOpening(raw=data)) as client:
             assert time.monotonic() - began_at < 1
             await client.echo_check(random.Random(1), 10_000)
             await client.leave()
@@ -112,7 +112,7 @@ async def test_weak_security_is_told(
     """A Connection Confirm with RDP_NEG_FAILURE, then the end; the server never hears of it."""
     async with labs(1) as servers:
         vip = await house.serve(servers, require_security=require)
-        data = Opening(cookie="bob", requested_protocols=offered).request()
+        data = LabOpening(cookie="bob", requested_protocols=offered).request()
         assert build_failure(failure) == await said(vip, data)
         await refused(vip, "security")
         assert 0 == servers[0].counters.requests
@@ -123,7 +123,7 @@ async def test_enough_security_is_served(house: House, require: str, offered: in
     """Who offers what is required comes in."""
     async with labs(1, security="nla" if require == "nla" else "tls") as servers:
         vip = await house.serve(servers, require_security=require)
-        async with LabClient(vip.endpoint, Opening(cookie="bob", requested_protocols=offered)) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="bob", requested_protocols=offered)) as client:
             await client.leave()
 
 
@@ -136,7 +136,7 @@ async def test_no_usable_server(house: House, state: str) -> None:
         vip = await house.serve(servers, usable=0 if state == "down" else 1)
         if state != "down":
             await house.ask("set-state", server="ts1", state=state, service=vip.name)
-        assert DISCONNECT == await said(vip, Opening(cookie="bob").request())
+        assert DISCONNECT == await said(vip, LabOpening(cookie="bob").request())
         await refused(vip, "all-down" if state == "down" else "all-draining-or-halted")
 
 
@@ -145,9 +145,9 @@ async def test_the_queue_times_out(house: House) -> None:
     async with labs(1) as servers:
         entry = {"name": "ts1", "address": str(servers[0].endpoint), "max_connections": 1}
         vip = await house.serve([entry], timeouts=SHORT)
-        async with LabClient(vip.endpoint, Opening(cookie="alice")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:
             began_at = time.monotonic()
-            assert DISCONNECT == await said(vip, Opening(cookie="bob").request())
+            assert DISCONNECT == await said(vip, LabOpening(cookie="bob").request())
             assert 0.25 < time.monotonic() - began_at < 3
             assert 1 == await vip.count("handshake_failures_total", reason="queue-timeout")
             assert 0 == await vip.queue()
@@ -176,7 +176,7 @@ async def test_another_server_is_tried(house: House, fault: str, code: str) -> N
             health_check={"interval": "1h"},  # nobody notices but the connection itself
         )
         servers[0].faults.inject(fault)
-        async with LabClient(vip.endpoint, Opening(cookie="bob")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="bob")) as client:
             assert "ts2" == (await client.login("bob")).server
             await client.leave()
         assert 1 == await vip.count("server_connect_failures_total", server="ts1", reason=code)
@@ -194,7 +194,7 @@ async def test_redispatch_is_bounded(house: House) -> None:
         )
         for server in servers[:3]:
             server.faults.inject("accept-then-close")
-        assert DISCONNECT == await said(vip, Opening(cookie="bob").request())
+        assert DISCONNECT == await said(vip, LabOpening(cookie="bob").request())
         assert [1, 1, 0, 0] == [
             await vip.count("server_connect_failures_total", server=server.name) for server in servers
         ]
@@ -206,10 +206,10 @@ async def test_a_failed_attempt_keeps_the_old_binding(house: House) -> None:
     """All servers fail once: the user's desktop is where it was."""
     async with labs(1) as servers:
         vip = await house.serve(servers, health_check={"interval": "1h"})
-        async with LabClient(vip.endpoint, Opening(cookie="bob")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="bob")) as client:
             await client.leave()
         servers[0].faults.inject("accept-then-close")
-        assert DISCONNECT == await said(vip, Opening(cookie="bob").request())
+        assert DISCONNECT == await said(vip, LabOpening(cookie="bob").request())
         assert {"bob": "ts1"} == await vip.bindings()
 
 
@@ -218,7 +218,7 @@ async def test_a_servers_refusal_is_passed_on(house: House) -> None:
     """RDP_NEG_FAILURE of the server reaches the client as it is, is counted and recorded."""
     async with labs(1, security="failure:5") as servers:
         vip = await house.serve(servers)
-        assert build_failure(5) == await said(vip, Opening(cookie="bob").request())
+        assert build_failure(5) == await said(vip, LabOpening(cookie="bob").request())
         assert 1 == await vip.count("server_negotiation_failures_total", code="5")
         assert 5 == (await vip.wait_records(1))[0]["negotiation_failure"]
 
@@ -228,7 +228,7 @@ async def test_garbage_of_a_server_is_passed_on(house: House) -> None:
     async with labs(1) as servers:
         vip = await house.serve(servers, health_check={"type": "tcp"})
         servers[0].faults.inject("garbage-reply")
-        assert GARBAGE == await said(vip, Opening(cookie="bob").request())
+        assert GARBAGE == await said(vip, LabOpening(cookie="bob").request())
         await vip.wait_records(1)
         assert {} == await vip.bindings()
 
@@ -252,7 +252,7 @@ async def chatty() -> AsyncIterator[Endpoint]:
 async def test_what_follows_the_confirm_at_once(house: House, chatty: Endpoint) -> None:
     """Bytes that a server sends behind its confirm reach the client, in order."""
     vip = await house.serve([{"name": "ts1", "address": str(chatty)}])
-    async with LabClient(vip.endpoint, Opening(cookie="bob")) as client:
+    async with LabClient(vip.endpoint, LabOpening(cookie="bob")) as client:
         assert b"behind the confirm" * 300 == await client.channel.read_exactly(5400)
         client.half_close()
         assert b"" == await client.read_to_end()
@@ -263,7 +263,7 @@ async def test_a_confirm_byte_by_byte(house: House) -> None:
     async with labs(1) as servers:
         vip = await house.serve(servers)
         servers[0].faults.inject("confirm-byte-by-byte")
-        async with LabClient(vip.endpoint, Opening(cookie="bob")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="bob")) as client:
             assert "ts1" == (await client.login("bob")).server
             await client.leave()
 
@@ -273,7 +273,7 @@ async def test_a_client_that_leaves_while_its_server_is_dialled(house: House) ->
     async with labs(1) as servers:
         vip = await house.serve(servers)
         servers[0].faults.inject("slow-confirm", delay_s=0.3)
-        client = LabClient(vip.endpoint, Opening(cookie="bob"))
+        client = LabClient(vip.endpoint, LabOpening(cookie="bob"))
         await client.connect()
         await client.send_request()
         client.reset()
@@ -286,14 +286,14 @@ async def test_a_client_that_leaves_while_its_server_is_dialled(house: House) ->
 async def test_a_crowd_of_nonsense_leaves_nothing(house: House) -> None:
     """Three hundred broken openings at once, of every kind: all closed, all counted, users served."""
     rng = random.Random(7)
-    request = Opening(cookie="bob").request()
+    request = LabOpening(cookie="bob").request()
     openings = [
         rng.choice([rng.randbytes(rng.randint(1, 300)), request[: rng.randint(1, len(request) - 1)]])
         for _ in range(300)
     ]
 
     async def try_it(vip: Vip, data: bytes) -> str:
-        client = vip.client(opening=Opening(raw=data), timeout_s=8)
+        client = vip.client(opening=LabOpening(raw=data), timeout_s=8)
         await client.connect()
         try:
             await client.send_request()
@@ -308,7 +308,7 @@ async def test_a_crowd_of_nonsense_leaves_nothing(house: House) -> None:
         vip = await house.serve(servers, timeouts=SHORT)
         ends = await asyncio.gather(*(try_it(vip, data) for data in openings))
         assert {"closed", "reset"} >= set(ends)
-        async with LabClient(vip.endpoint, Opening(cookie="alice")) as client:
+        async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:
             assert "ts1" == (await client.login("alice")).server
             await client.leave()
         assert 301 == await vip.count("connections_total")

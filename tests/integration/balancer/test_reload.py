@@ -9,10 +9,10 @@ import stat
 
 import pytest
 
-from rdpbalancer.control.client import RefusedError
+from rdpbalancer.control.client import CommandRefusedError
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.model import Endpoint
 from tests.support.house import House, Vip, labs, real_server
 from tests.support.processes import free_ports, is_alive, is_listening
@@ -189,7 +189,7 @@ async def test_a_taken_address_fails_whole(house: House) -> None:
             (free,) = free_ports(1)
             vip.description["listen"] = [str(vip.endpoint), f"127.0.0.1:{free}", f"127.0.0.1:{port}"]
             vip.description["real_servers"].append(real_server(servers[1]))
-            with pytest.raises(RefusedError, match=f"127.0.0.1:{port}"):
+            with pytest.raises(CommandRefusedError, match=f"127.0.0.1:{port}"):
                 await house.reload()
         assert ["ts1"] == list(await vip.servers())
         assert not is_listening(free)
@@ -204,7 +204,7 @@ async def test_the_state_folder_cannot_move(house: House) -> None:
     old = house.configuration.read_text()
     for keys in ({"state_dir": "/tmp/elsewhere"}, {"relays": 0}):
         house.set_global(**keys)
-        with pytest.raises(RefusedError, match="restart it"):
+        with pytest.raises(CommandRefusedError, match="restart it"):
             await house.reload()
         house.set_global(state_dir=str(house.folder / "state"), relays=1)
     house.write_configuration()
@@ -309,7 +309,7 @@ async def test_ipv6_is_added_and_removed(house: House) -> None:
 
 
 async def _logged_in(endpoint: Endpoint) -> LabClient:
-    client = LabClient(endpoint, Opening(cookie="alice"), timeout_s=10)
+    client = LabClient(endpoint, LabOpening(cookie="alice"), timeout_s=10)
     await client.open()
     await client.login("alice")
     return client
@@ -349,7 +349,7 @@ async def test_another_programs_listener_is_not_shared(house: House) -> None:
         with socket.create_server(("127.0.0.2", vip.endpoint.port)):
             first = vip.description["listen"]
             vip.description["listen"] = f"0.0.0.0:{vip.endpoint.port}"
-            with pytest.raises(RefusedError, match="another program listens there"):
+            with pytest.raises(CommandRefusedError, match="another program listens there"):
                 await house.reload()
             vip.description["listen"] = first
             await (await vip.opened("alice")).login("alice")
@@ -376,7 +376,7 @@ async def test_a_configuration_that_cannot_be_kept_is_refused(house: House) -> N
         first = vip.description["listen"]
         vip.description["listen"] = f"127.0.0.1:{port}"
         try:
-            with pytest.raises(RefusedError, match="cannot be kept"):
+            with pytest.raises(CommandRefusedError, match="cannot be kept"):
                 await house.reload()
         finally:
             (kept / "in-the-way").unlink()

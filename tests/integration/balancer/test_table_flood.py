@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from rdpbalancer.core.share import SHARE
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from tests.support.house import House, Vip, labs
 
 TABLE = 100
@@ -17,13 +17,13 @@ USERS = {f"user{number}": f"127.0.1.{number}" for number in range(1, 21)}
 
 async def visit(vip: Vip, user: str, source: str) -> None:
     """Come as far as the server's Connection Confirm, and leave."""
-    async with LabClient(vip.endpoint, Opening(cookie=user), source=source, timeout_s=20) as client:
+    async with LabClient(vip.endpoint, LabOpening(cookie=user), source=source, timeout_s=20) as client:
         await client.leave()
 
 
 async def log_in(vip: Vip, user: str, source: str) -> str:
     """Log in, leave, and return the server."""
-    async with LabClient(vip.endpoint, Opening(cookie=user), source=source, timeout_s=20) as client:
+    async with LabClient(vip.endpoint, LabOpening(cookie=user), source=source, timeout_s=20) as client:
         landing = await client.login(user)
         await client.leave()
     return landing.server

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rdpbalancer.cli.escape import escaped
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.population import Visit, storm, user_names
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.tasks import cancel_and_wait, spawn
@@ -64,7 +64,7 @@ async def farm(tmp_path: Path) -> AsyncIterator[Farm]:
             visits: list[Visit] = []
             people = storm(
                 balancer.endpoint("ts-cluster"), USERS, 1, random.Random(1), asyncio.Event(),
-                opening=lambda user: Opening(cookie=user), landed=visits.append,
+                opening=lambda user: LabOpening(cookie=user), landed=visits.append,
             )  # fmt: skip
             staying = spawn(people, name="people")
             await wait_until_async(lambda: len(visits) == len(USERS), 30, "everybody to be there")
@@ -202,9 +202,9 @@ async def test_the_queue_the_events_and_addresses_of_ipv6(tmp_path: Path) -> Non
             await asyncio.to_thread(balancer.stop)
 
 
-def _opening(cookie: str | None) -> Callable[[str], Opening]:
+def _opening(cookie: str | None) -> Callable[[str], LabOpening]:
     """Open with this cookie, whatever the user is called."""
-    return lambda _user: Opening(cookie=cookie)
+    return lambda _user: LabOpening(cookie=cookie)
 
 
 async def _until_there(farm: Farm, *, sessions: int, queue: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rdpbalancer.lab.client import LabClient, Landing
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.request import Preconnection
 from rdpbalancer.wire.token import encode_msts
@@ -18,9 +18,9 @@ from tests.support.wait import wait_until_async
 RELAYS = pytest.mark.parametrize("house", [0, 1, 2], indirect=True)
 
 
-async def visit(vip: Vip, user: str, opening: Opening | None = None, source: str | None = None) -> Landing:
+async def visit(vip: Vip, user: str, opening: LabOpening | None = None, source: str | None = None) -> Landing:
     """Log in, be told where, and leave."""
-    async with LabClient(vip.endpoint, opening or Opening(cookie=user), source=source) as client:
+    async with LabClient(vip.endpoint, opening or LabOpening(cookie=user), source=source) as client:
         landing = await client.login(user)
         await client.leave()
     return landing
@@ -64,7 +64,7 @@ async def test_a_token_goes_to_the_server_it_names(house: House) -> None:
         vip = await house.serve(entries)
         for address, name in ((servers[1].endpoint, "ts2"), (Endpoint("10.9.8.7", 3389), "ts3")):
             token = encode_msts(address)
-            assert name == (await visit(vip, "u", Opening(token=token))).server
+            assert name == (await visit(vip, "u", LabOpening(token=token))).server
         assert {} == await vip.bindings()
         records = await vip.wait_records(2)
         assert [("token", "routing-token")] * 2 == [(r["reason"], r["method"]) for r in records]
@@ -77,7 +77,7 @@ async def test_a_token_that_cannot_be_followed_falls_through(house: House) -> No
         servers[1].faults.inject("refuse")
         vip = await house.serve(servers, usable=1)
         for target in (Endpoint("192.0.2.1", 3389), servers[1].endpoint):
-            opening = Opening(token=encode_msts(target))
+            opening = LabOpening(token=encode_msts(target))
             assert "ts1" == (await visit(vip, "u", opening)).server
             assert opening.request() == servers[0].requests[-1].raw
         assert 2 == await vip.count("routing_tokens_missed_total")
@@ -102,7 +102,7 @@ async def test_without_cookie_the_source_decides(house: House) -> None:
         vip = await house.serve(servers)
         homes: dict[str, set[str]] = {}
         for source in ("127.0.0.3", "127.0.0.4", "127.0.0.5") * 2:
-            landing = await visit(vip, "x", Opening(), source=source)
+            landing = await visit(vip, "x", LabOpening(), source=source)
             homes.setdefault(source, set()).add(landing.server)
         assert [1, 1, 1] == [len(home) for home in homes.values()]
         assert sorted(homes) == sorted(await vip.bindings())
@@ -116,7 +116,7 @@ async def test_an_opaque_token_is_passed_on(house: House, token: bytes) -> None:
     """A token that is none of ours is no key; it reaches the server as it came, and the record."""
     async with labs(1) as servers:
         vip = await house.serve(servers)
-        opening = Opening(token=token)
+        opening = LabOpening(token=token)
         await visit(vip, "u", opening)
         assert opening.request() == servers[0].requests[-1].raw
         assert ["127.0.0.1"] == list(await vip.bindings())
@@ -127,7 +127,7 @@ async def test_an_opaque_token_is_passed_on(house: House, token: bytes) -> None:
 @pytest.mark.parametrize("chunk_bytes", [None, 1, 7])
 async def test_every_byte_is_passed_on(house: House, chunk_bytes: int | None) -> None:
     """Preconnection PDU, request, and what the client said at once behind it, in any pieces."""
-    opening = Opening(
+    opening = LabOpening(
         cookie="alice",
         preconnection=Preconnection(7, "vm-1", 2),
         behind=b"HELLO alice\nearly bytes",
@@ -152,7 +152,7 @@ async def test_the_proxy_header_names_the_source(house: House, version: int) -> 
     async with labs(2) as servers:
         vip = await house.serve(servers, accept_proxy=["127.0.0.0/8"])
         source = Endpoint("192.0.2.55", 41000)
-        opening = Opening(proxy_version=version, proxy_source=source, behind=b"HELLO x\nmore")
+        opening = LabOpening(proxy_version=version, proxy_source=source, behind=b"HELLO x\nmore")
         async with LabClient(vip.endpoint, opening) as client:
             await client.channel.read_line(200)
             assert b"more" == await client.channel.read_exactly(4)
@@ -162,7 +162,7 @@ async def test_the_proxy_header_names_the_source(house: House, version: int) -> 
         received = [server.requests[-1].raw for server in servers if server.requests]
         assert [opening.request()] == received
         async with asyncio.timeout(5):
-            client = LabClient(vip.endpoint, Opening(cookie="no-header"))
+            client = LabClient(vip.endpoint, LabOpening(cookie="no-header"))
             await client.connect()
             await client.send_request()
             assert b"" == await client.read_to_end()
@@ -175,7 +175,7 @@ async def test_outside_trusted_networks_no_header_is_read(house: House) -> None:
     async with labs(1) as servers:
         vip = await house.serve(servers, accept_proxy=["10.0.0.0/8"])
         await visit(vip, "alice")
-        client = LabClient(vip.endpoint, Opening(cookie="eve", proxy_version=1))
+        client = LabClient(vip.endpoint, LabOpening(cookie="eve", proxy_version=1))
         await client.connect()
         await client.send_request()
         assert b"" == await client.read_to_end()
@@ -206,7 +206,7 @@ async def test_send_proxy_tells_the_server_the_source(house: House, setting: str
     port = server.sockets[0].getsockname()[1]
     try:
         vip = await house.serve([{"name": "ts1", "address": f"127.0.0.1:{port}"}], send_proxy=setting)
-        opening = Opening(cookie="alice")
+        opening = LabOpening(cookie="alice")
         async with LabClient(vip.endpoint, opening, source="127.0.0.9") as client:
             await wait_until_async(lambda: any(b"alice" in data for data in got), 5, "the request")
             local = client.channel.local
@@ -255,7 +255,7 @@ async def test_a_pinned_desktop_is_found_from_many_sessions(house: House) -> Non
     """While a user is connected, further connections of theirs go to the same server."""
     async with labs(3) as servers:
         vip = await house.serve(servers)
-        async with LabClient(vip.endpoint, Opening(cookie="alice")) as one:
+        async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as one:
             home = (await one.login("alice")).server
             landings = [await visit(vip, "alice") for _ in range(5)]
             assert {home} == {landing.server for landing in landings}
@@ -272,7 +272,7 @@ async def test_collisions_are_told_once(house: House) -> None:
     async with labs(2) as servers:
         vip = await house.serve(servers, persistence={"collision_sources": 2, "on_collision": "next-method"})
         clients = [
-            LabClient(vip.endpoint, Opening(cookie="ACMECORP\\"), source=f"127.0.1.{number}")
+            LabClient(vip.endpoint, LabOpening(cookie="ACMECORP\\"), source=f"127.0.1.{number}")
             for number in range(1, 6)
         ]
         for client in clients:
@@ -285,7 +285,7 @@ async def test_collisions_are_told_once(house: House) -> None:
             client.close()
         await vip.wait_sessions(0)
         clients = [
-            LabClient(vip.endpoint, Opening(cookie="ACMECORPOR"), source=f"127.0.2.{number}")
+            LabClient(vip.endpoint, LabOpening(cookie="ACMECORPOR"), source=f"127.0.2.{number}")
             for number in range(1, 6)
         ]
         for client in clients:
@@ -308,7 +308,7 @@ async def test_a_gateway_is_told_once(house: House, on_collision: str, servers_u
     """Everybody behind one address without a cookie goes to one server: the operator is told, with a cure."""
     async with labs(2) as servers:
         vip = await house.serve(servers, persistence={"collision_sources": 2, "on_collision": on_collision})
-        clients = [LabClient(vip.endpoint, Opening(requested_protocols=1)) for _ in range(7)]
+        clients = [LabClient(vip.endpoint, LabOpening(requested_protocols=1)) for _ in range(7)]
         for client in clients:
             await client.open()
         assert servers_used == len({row["server"] for row in await vip.sessions()})
@@ -338,7 +338,7 @@ async def test_an_office_whose_cookies_are_not_asked_for(house: House) -> None:
     """With `source-ip` alone, names would tell people apart: the event says so."""
     async with labs(1) as servers:
         vip = await house.serve(servers, persistence={"collision_sources": 1, "methods": ["source-ip"]})
-        clients = [LabClient(vip.endpoint, Opening(cookie=f"user{number}")) for number in range(3)]
+        clients = [LabClient(vip.endpoint, LabOpening(cookie=f"user{number}")) for number in range(3)]
         for client in clients:
             await client.open()
         (shown,) = house.events("address_collision", service=vip.name)

@@ -10,7 +10,7 @@ from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import MAX_REDIRECTS, LabClient
 from rdpbalancer.lab.conversations import BEHAVIOURS
 from rdpbalancer.lab.desktops import Broker
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.lab.terminal import Session, TerminalServer
 from rdpbalancer.model import Endpoint
@@ -112,7 +112,7 @@ async def test_a_client_comes_back_with_its_token(farm: tuple[LabServer, LabServ
     first, second, broker = farm
     async with first, second:
         broker.assign("alice", second.endpoint)
-        async with LabClient(first.endpoint, Opening(cookie="alice")) as client:
+        async with LabClient(first.endpoint, LabOpening(cookie="alice")) as client:
             landing = await client.login("alice")
             await client.echo_check(random.Random(1), 10_000)
         assert ("ts1", 1) == (landing.server, landing.redirects)  # no balancer is between: the same server
@@ -138,7 +138,7 @@ async def test_who_carries_a_token_may_be_closed(farm: tuple[LabServer, LabServe
     """The request is recorded and confirmed first."""
     first, _, _ = farm
     first.after_token = "close"
-    async with first, LabClient(first.endpoint, Opening(token=b"tsv://FARM")) as client:
+    async with first, LabClient(first.endpoint, LabOpening(token=b"tsv://FARM")) as client:
         assert b"" == await client.read_to_end()
         assert b"tsv://FARM" == first.requests[0].request.token
 
@@ -229,7 +229,7 @@ async def test_a_client_finds_a_host_by_its_name() -> None:
     """Of the name's addresses the first that answers is taken; localhost may be ::1 first."""
     async with LabServer(host="127.0.0.1") as server:
         there = Endpoint("localhost", server.endpoint.port)
-        async with LabClient(there, Opening(cookie="alice")) as client:
+        async with LabClient(there, LabOpening(cookie="alice")) as client:
             landing = await client.login("alice")
     assert "ts1" == landing.server
 

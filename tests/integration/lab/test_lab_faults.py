@@ -8,8 +8,8 @@ import pytest
 
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.faults import Fault
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.faults import LabFault
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import GARBAGE, LabServer
 from rdpbalancer.tasks import spawn
 from rdpbalancer.wire.confirm import build_confirm
@@ -41,13 +41,13 @@ async def _works(server: LabServer) -> bool:
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
-        (Fault.REFUSE, "refused"),
-        (Fault.ACCEPT_THEN_CLOSE, "closed"),
-        (Fault.PARTIAL_CONFIRM_THEN_CLOSE, "closed"),
-        (Fault.GARBAGE_REPLY, "not-confirmed"),
+        (LabFault.REFUSE, "refused"),
+        (LabFault.ACCEPT_THEN_CLOSE, "closed"),
+        (LabFault.PARTIAL_CONFIRM_THEN_CLOSE, "closed"),
+        (LabFault.GARBAGE_REPLY, "not-confirmed"),
     ],
 )
-async def test_a_fault_shows_and_passes(fault: Fault, code: str) -> None:
+async def test_a_fault_shows_and_passes(fault: LabFault, code: str) -> None:
     """The client meets it, as often as it comes; afterwards all is well, on the same port."""
     async with LabServer() as server:
         assert await _works(server)
@@ -67,8 +67,8 @@ async def test_a_reset_at_once() -> None:
         assert await _works(server)
 
 
-@pytest.mark.parametrize("fault", [Fault.SILENT, Fault.BLACKHOLE, Fault.DIAL_HANGS])
-async def test_a_server_that_does_not_answer(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [LabFault.SILENT, LabFault.BLACKHOLE, LabFault.DIAL_HANGS])
+async def test_a_server_that_does_not_answer(fault: LabFault) -> None:
     """Nothing comes. Only a silent server takes the connection; only a hanging dial is no connection."""
     async with LabServer() as server:
         server.faults.inject(fault)
@@ -77,8 +77,8 @@ async def test_a_server_that_does_not_answer(fault: Fault) -> None:
             await client.open()
         client.close()
         assert "timeout" == caught.value.code
-        assert ("dialling" in str(caught.value)) == (fault is Fault.DIAL_HANGS)
-        assert server.counters.accepted == (fault is Fault.SILENT)
+        assert ("dialling" in str(caught.value)) == (fault is LabFault.DIAL_HANGS)
+        assert server.counters.accepted == (fault is LabFault.SILENT)
         server.faults.clear()
         assert await _works(server)
 
@@ -86,11 +86,11 @@ async def test_a_server_that_does_not_answer(fault: Fault) -> None:
 async def test_who_waited_at_a_blackhole_is_served_afterwards() -> None:
     """The kernel has kept the connection and the request; our own fillers are never served."""
     async with LabServer() as server:
-        server.faults.inject(Fault.BLACKHOLE)
+        server.faults.inject(LabFault.BLACKHOLE)
         client = LabClient(server.endpoint)
         await client.connect()
         await client.send_request()
-        server.faults.inject(Fault.DIAL_HANGS)
+        server.faults.inject(LabFault.DIAL_HANGS)
         server.faults.clear()
         await client.await_confirm()
         await client.login("alice")
@@ -100,7 +100,7 @@ async def test_who_waited_at_a_blackhole_is_served_afterwards() -> None:
 
 async def test_faults_of_the_listener_follow_each_other() -> None:
     """From any one to any other, the last one counts."""
-    codes = {Fault.REFUSE: "refused", Fault.BLACKHOLE: "timeout", Fault.DIAL_HANGS: "timeout"}
+    codes = {LabFault.REFUSE: "refused", LabFault.BLACKHOLE: "timeout", LabFault.DIAL_HANGS: "timeout"}
     async with LabServer() as server:
         for first in codes:
             for second, code in codes.items():
@@ -114,7 +114,7 @@ async def test_faults_of_the_listener_follow_each_other() -> None:
 async def test_a_slow_confirm_comes_late() -> None:
     """Not before its time."""
     async with LabServer() as server:
-        server.faults.inject(Fault.SLOW_CONFIRM, delay_s=SHORT_S)
+        server.faults.inject(LabFault.SLOW_CONFIRM, delay_s=SHORT_S)
         started_at = time.monotonic()
         assert await _works(server)
         assert time.monotonic() - started_at >= SHORT_S
@@ -123,7 +123,7 @@ async def test_a_slow_confirm_comes_late() -> None:
 async def test_a_confirm_comes_byte_by_byte() -> None:
     """Each byte in a segment of its own, the confirm whole in the end."""
     async with LabServer(security="nla") as server:
-        server.faults.inject(Fault.CONFIRM_BYTE_BY_BYTE, delay_s=0.005)
+        server.faults.inject(LabFault.CONFIRM_BYTE_BY_BYTE, delay_s=0.005)
         client = LabClient(server.endpoint)
         await client.connect()
         await client.send_request()
@@ -138,12 +138,12 @@ async def test_a_confirm_comes_byte_by_byte() -> None:
 async def test_a_partial_confirm_is_half_of_it() -> None:
     """The first half, then the end."""
     async with LabServer(security="nla") as server:
-        server.faults.inject(Fault.PARTIAL_CONFIRM_THEN_CLOSE)
+        server.faults.inject(LabFault.PARTIAL_CONFIRM_THEN_CLOSE)
         client = LabClient(server.endpoint)
         await client.connect()
         await client.send_request()
         assert build_confirm(selected_protocol=2)[:9] == await client.read_to_end()
-        server.faults.inject(Fault.GARBAGE_REPLY)
+        server.faults.inject(LabFault.GARBAGE_REPLY)
         await client.connect()
         await client.send_request()
         assert GARBAGE == await client.read_to_end()
@@ -156,7 +156,7 @@ async def test_a_server_that_stops_reading_holds_the_client_up() -> None:
         client = LabClient(server.endpoint)
         await client.open()
         await client.login("alice")
-        server.faults.inject(Fault.STOP_READING)
+        server.faults.inject(LabFault.STOP_READING)
         work = spawn(client.echo_check(random.Random(3), 20_000_000), name="echo")
         await wait_until_async(lambda: server.counters.bytes_in, 5, "the first bytes")
         before = -1
@@ -173,7 +173,7 @@ async def test_a_server_that_stops_reading_holds_the_client_up() -> None:
 async def test_reading_may_stop_right_after_the_confirm() -> None:
     """A session that begins then is confirmed, and not heard until the fault is gone."""
     async with LabServer() as server:
-        server.faults.inject(Fault.STOP_READING)
+        server.faults.inject(LabFault.STOP_READING)
         client = LabClient(server.endpoint, timeout_s=SHORT_S)
         await client.open()
         with pytest.raises(LabError, match="logging alice in"):
@@ -186,7 +186,7 @@ async def test_reading_may_stop_right_after_the_confirm() -> None:
 async def test_a_reset_after_some_bytes() -> None:
     """The client gets as many bytes of the stream as were let through, then RST."""
     async with LabServer(behaviour="stream", after_stream="stay") as server:
-        server.faults.inject(Fault.RESET_AFTER, after_bytes=100_000)
+        server.faults.inject(LabFault.RESET_AFTER, after_bytes=100_000)
         async with LabClient(server.endpoint) as client:
             with pytest.raises(LabError) as caught:
                 await client.stream_check(1_000_000)
@@ -201,7 +201,7 @@ async def test_a_reset_counts_from_its_injection() -> None:
     async with LabServer() as server, LabClient(server.endpoint) as client:
         await client.login("alice")
         await client.echo_check(random.Random(1), 5_000)
-        server.faults.inject(Fault.RESET_AFTER, after_bytes=200)
+        server.faults.inject(LabFault.RESET_AFTER, after_bytes=200)
         await client.channel.write(b"x" * 99)
         assert b"x" * 99 == await client.channel.read_exactly(99)
         await client.channel.write(b"yz")
@@ -213,7 +213,7 @@ async def test_a_reset_counts_from_its_injection() -> None:
 async def test_a_half_close_after_some_bytes() -> None:
     """The client gets so many bytes, then the end; the server goes on listening."""
     async with LabServer(behaviour="stream", after_stream="stay") as server:
-        server.faults.inject(Fault.HALF_CLOSE_AFTER, after_bytes=50_000)
+        server.faults.inject(LabFault.HALF_CLOSE_AFTER, after_bytes=50_000)
         async with LabClient(server.endpoint) as client:
             await client.stream_check(50_000)
             assert b"" == await client.read_to_end()
@@ -227,7 +227,7 @@ async def test_a_half_close_after_some_bytes() -> None:
 async def test_a_sink_half_closes_too() -> None:
     """Bytes received count as well."""
     async with LabServer(behaviour="sink") as server, LabClient(server.endpoint) as client:
-        server.faults.inject(Fault.HALF_CLOSE_AFTER, after_bytes=10)
+        server.faults.inject(LabFault.HALF_CLOSE_AFTER, after_bytes=10)
         await client.channel.write(b"0123456789")
         assert b"" == await client.read_to_end()
 
@@ -241,8 +241,8 @@ async def test_an_unknown_fault_is_refused() -> None:
 async def test_early_data_suffers_too() -> None:
     """Bytes that came with the request count from the confirm on."""
     async with LabServer(behaviour="echo") as server:
-        server.faults.inject(Fault.RESET_AFTER, after_bytes=3)
-        client = LabClient(server.endpoint, Opening(behind=b"early"))
+        server.faults.inject(LabFault.RESET_AFTER, after_bytes=3)
+        client = LabClient(server.endpoint, LabOpening(behind=b"early"))
         await client.open()
         with pytest.raises(LabError) as caught:
             await client.read_to_end()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from rdpbalancer.lab import redirect
-from rdpbalancer.lab.channel import Channel, LabError, TlsChannel
+from rdpbalancer.lab.channel import LabChannel, LabError, TlsChannel
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.lab.desktops import Broker
 from rdpbalancer.lab.mcs import license_valid_client, server_redirection
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.token import encode_msts
@@ -37,7 +37,7 @@ async def server() -> AsyncIterator[LabServer]:
         yield made
 
 
-async def _set_up(channel: Channel) -> bytes:
+async def _set_up(channel: LabChannel) -> bytes:
     """Say what a client says up to its Client Info; return the server's answer to that."""
     async with asyncio.timeout(5):
         await channel.write(CONNECT_INITIAL)
@@ -53,7 +53,7 @@ async def _set_up(channel: Channel) -> bytes:
 
 async def test_a_program_is_redirected(server: LabServer) -> None:
     """After its license it gets a redirection with the token of its home, and then nothing."""
-    async with LabClient(server.endpoint, Opening(cookie=USER, requested_protocols=None)) as client:
+    async with LabClient(server.endpoint, LabOpening(cookie=USER, requested_protocols=None)) as client:
         assert license_valid_client() == await _set_up(client.channel)
         expected = server_redirection(encode_msts(ELSEWHERE) + b"\r\n")
         assert expected == await client.channel.read_exactly(len(expected))
@@ -73,7 +73,7 @@ async def test_a_program_that_stays_is_hung_up_on(server: LabServer, monkeypatch
 
 async def test_a_program_with_a_token_is_logged_in(server: LabServer) -> None:
     """Who was sent here is at home here, and held on the desktop until it leaves."""
-    async with LabClient(server.endpoint, Opening(token=encode_msts(server.endpoint))) as client:
+    async with LabClient(server.endpoint, LabOpening(token=encode_msts(server.endpoint))) as client:
         assert license_valid_client() == await _set_up(client.channel)
         await wait_until_async(lambda: USER in server.desktops, 5, "the login")
         assert 1 == server.desktops[USER].connections
@@ -126,7 +126,7 @@ async def test_a_program_is_redirected_within_tls(server: LabServer, certificate
     """With a certificate the server follows a client that begins TLS after the confirm."""
     server.security = "tls"
     server.certificate, server.key = certificate
-    async with LabClient(server.endpoint, Opening(cookie=USER)) as client:
+    async with LabClient(server.endpoint, LabOpening(cookie=USER)) as client:
         secured = TlsChannel(client.channel, _any_certificate(), server_side=False)
         async with asyncio.timeout(5):
             await secured.handshake()

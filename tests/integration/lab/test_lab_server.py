@@ -12,8 +12,8 @@ import rdpbalancer.lab.server as server_module
 from rdpbalancer.lab.agent import LabAgent
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from rdpbalancer.lab.faults import Fault
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.faults import LabFault
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.security import MCS_DISCONNECT
 from rdpbalancer.lab.server import LabServer, run_server
 from rdpbalancer.lab.terminal import KEPT_REQUESTS
@@ -73,7 +73,9 @@ async def test_a_refusal_that_is_no_confirm() -> None:
 
 async def test_requests_are_kept_as_they_came() -> None:
     """Preconnection PDU and request byte for byte, without what lies behind; from whom."""
-    opening = Opening(cookie="alice", preconnection=Preconnection(3, "vm", 2), behind=b"early", chunk_bytes=5)
+    opening = LabOpening(
+        cookie="alice", preconnection=Preconnection(3, "vm", 2), behind=b"early", chunk_bytes=5
+    )
     async with (
         LabServer(behaviour="echo") as server,
         LabClient(server.endpoint, opening, source="127.0.0.2") as c,
@@ -88,7 +90,10 @@ async def test_requests_are_kept_as_they_came() -> None:
 
 async def test_probes_are_neither_requests_nor_sessions() -> None:
     """A health check is answered and counted apart."""
-    async with LabServer(security="nla") as server, LabClient(server.endpoint, Opening(raw=PROBE)) as client:
+    async with (
+        LabServer(security="nla") as server,
+        LabClient(server.endpoint, LabOpening(raw=PROBE)) as client,
+    ):
         assert client.confirm is not None
         assert (1, 0, 1) == (server.counters.probes, server.counters.requests, server.counters.confirms)
         assert ([], 0) == (server.sessions, len(server.requests))
@@ -96,7 +101,7 @@ async def test_probes_are_neither_requests_nor_sessions() -> None:
 
 async def test_a_client_may_look_like_a_probe() -> None:
     """Without a cookie its request may be the same: it is a client as soon as it goes on."""
-    async with LabServer() as server, LabClient(server.endpoint, Opening(raw=PROBE)) as client:
+    async with LabServer() as server, LabClient(server.endpoint, LabOpening(raw=PROBE)) as client:
         assert "ts1-1" == (await client.login("alice")).desktop
         assert (0, 1, 1) == (server.counters.probes, server.counters.requests, len(server.sessions))
 
@@ -105,7 +110,7 @@ async def test_strangers_are_counted() -> None:
     """What is no request, and what is none yet when it ends, are closed and counted apart."""
     async with LabServer() as server:
         for raw, codes in ((b"GET / HTTP/1.1\r\n\r\n", (1, 0)), (b"\x03\x00\x00", (1, 1))):
-            client = LabClient(server.endpoint, Opening(raw=raw))
+            client = LabClient(server.endpoint, LabOpening(raw=raw))
             await client.connect()
             await client.send_request()
             client.half_close()
@@ -118,7 +123,7 @@ async def test_strangers_are_counted() -> None:
 async def test_a_user_returns_to_the_desktop() -> None:
     """New at first, returned afterwards; live sessions and desktops can be asked for."""
     async with LabServer(name="ts7") as server:
-        async with LabClient(server.endpoint, Opening(cookie="DOM\\alice")) as client:
+        async with LabClient(server.endpoint, LabOpening(cookie="DOM\\alice")) as client:
             await wait_until_async(lambda: server.sessions, 5, "a session")
             assert ["DOM\\alice"] == [session.user for session in server.sessions]
             assert ("ts7", "ts7-1", False, 1, 0) == await client.login("alice")
@@ -258,7 +263,7 @@ async def test_a_taken_address_is_said() -> None:
 async def test_faults_may_be_injected_before_the_start() -> None:
     """A server may be down from the beginning, at a port that is known nevertheless."""
     server = LabServer()
-    server.faults.inject(Fault.REFUSE)
+    server.faults.inject(LabFault.REFUSE)
     async with server:
         with pytest.raises(LabError) as caught:
             await _login(server.endpoint, "alice")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, Request, encode
+from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, ControlRequest, encode
 from tests.fuzz.control import Service, check_answers, check_control
 
 VERBS = sorted(Service.verbs())
@@ -47,7 +47,7 @@ _values = st.one_of(
 def test_any_parameters(verb: str, params: dict[str, Any]) -> None:
     """Right by name, anything by value: what is no use is refused with a code and words."""
     try:
-        line = encode(Request(verb, params))
+        line = encode(ControlRequest(verb, params))
     except (UnicodeEncodeError, msgspec.MsgspecError, OverflowError):
         return  # what JSON cannot say nobody can send
     if len(line) < MAX_REQUEST_BYTES:
@@ -66,7 +66,7 @@ def test_an_empty_word_stands_for_nobody(verb: str, name: str, nothing: str) -> 
 
     async def ask() -> list[dict[str, Any]]:
         service = Service()
-        answers = await service.say(encode(Request(verb, {**params, name: nothing})))
+        answers = await service.say(encode(ControlRequest(verb, {**params, name: nothing})))
         check_answers(b"\n", answers, service.errors)
         assert ([], 3) == (service.house.kicked, len(service.house.dispatcher.ledger))
         return answers

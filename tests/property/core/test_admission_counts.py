@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from rdpbalancer.core.admission import Admission, Place, Refusal, source_network
+from rdpbalancer.core.admission import Admission, AdmissionSlot, Refusal, source_network
 from rdpbalancer.core.farm import Limits, VirtualService
 from tests.unit.core.farms import virtual_service
 
@@ -31,14 +31,14 @@ services, sources = st.sampled_from(SERVICES), st.sampled_from(SOURCES)
 class AdmissionCounts(RuleBasedStateMachine):
     """Coming, being identified, becoming a session, leaving, in any order."""
 
-    unknown: Bundle[Place] = Bundle("unknown")
-    known: Bundle[Place] = Bundle("known")
-    gone: Bundle[Place] = Bundle("gone")
+    unknown: Bundle[AdmissionSlot] = Bundle("unknown")
+    known: Bundle[AdmissionSlot] = Bundle("known")
+    gone: Bundle[AdmissionSlot] = Bundle("gone")
 
     def __init__(self) -> None:
         super().__init__()
         self.door = Admission(max_half_open=MAX_HALF_OPEN)
-        self.inside: list[Place] = []
+        self.inside: list[AdmissionSlot] = []
 
     def _count(self, service: str, source: str | None = None, *, half_open: bool | None = None) -> int:
         return sum(
@@ -49,7 +49,7 @@ class AdmissionCounts(RuleBasedStateMachine):
         )
 
     @rule(target=unknown, service=services)
-    def enter(self, service: VirtualService) -> MultipleResults[Place] | Place:
+    def enter(self, service: VirtualService) -> MultipleResults[AdmissionSlot] | AdmissionSlot:
         """Come to the door: refused exactly where counting says so."""
         half_open = sum(place.half_open for place in self.inside)
         limit = service.limits.max_sessions
@@ -69,7 +69,7 @@ class AdmissionCounts(RuleBasedStateMachine):
         return place
 
     @rule(target=known, place=consumes(unknown), source=sources)
-    def identify(self, place: Place, source: str) -> Place:
+    def identify(self, place: AdmissionSlot, source: str) -> AdmissionSlot:
         """Say who it is; whoever is refused leaves by `release` as everybody does."""
         limits = next(each.limits for each in SERVICES if each.name == place.service)
         network = source_network(source)
@@ -86,24 +86,24 @@ class AdmissionCounts(RuleBasedStateMachine):
         return place
 
     @rule(place=st.one_of(known, gone))
-    def open(self, place: Place) -> None:
+    def open(self, place: AdmissionSlot) -> None:
         """Become a session, perhaps for the second time, perhaps after the end."""
         self.door.opened(place)
 
     @rule(target=gone, place=st.one_of(consumes(unknown), consumes(known)))
-    def release(self, place: Place) -> Place:
+    def release(self, place: AdmissionSlot) -> AdmissionSlot:
         """Leave."""
         self.door.release(place)
         self.inside = [each for each in self.inside if each is not place]
         return place
 
     @rule(place=gone)
-    def release_again(self, place: Place) -> None:
+    def release_again(self, place: AdmissionSlot) -> None:
         """Clean up once too often."""
         self.door.release(place)
 
     @rule(target=known, service=services, source=sources)
-    def restore(self, service: VirtualService, source: str) -> Place:
+    def restore(self, service: VirtualService, source: str) -> AdmissionSlot:
         """Take over a live session, whatever the limits say."""
         place = self.door.restore(service.name, source)
         self.inside.append(place)
@@ -140,7 +140,7 @@ def test_a_source_gets_exactly_its_rate(rate: int, interval_halves: int, pauses:
         now += Fraction(pause, 8)
         tokens = min(Fraction(rate), tokens + Fraction(pause, 8) * rate / Fraction(interval_halves, 2))
         place = door.enter(service)
-        assert isinstance(place, Place)
+        assert isinstance(place, AdmissionSlot)
         refusal = door.identify(place, service, "192.0.2.1", now=float(now))
         door.release(place)
         assert (None if tokens >= 1 else Refusal.SOURCE_RATE) == refusal

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdpbalancer.core.farm import PersistencePolicy
-from rdpbalancer.core.persist import cookie_key, derive, source_key
+from rdpbalancer.core.persistence import cookie_key, derive, source_key
 from rdpbalancer.model import Method
 
 policies = st.builds(

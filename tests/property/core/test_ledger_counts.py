@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from rdpbalancer.core.ledger import Lease, Ledger
+from rdpbalancer.core.ledger import Ledger, ServerSlot
 from rdpbalancer.model import Key, Method, ServerId, SessionFacts
 from tests.unit.core.farms import SERVICE, facts, sid
 
@@ -22,14 +22,14 @@ sources = st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8::1"])
 class LedgerCounts(RuleBasedStateMachine):
     """Everything that a router does with its ledger, in any order."""
 
-    leases: Bundle[Lease] = Bundle("leases")
-    spent: Bundle[Lease] = Bundle("spent")
+    leases: Bundle[ServerSlot] = Bundle("leases")
+    spent: Bundle[ServerSlot] = Bundle("spent")
     sessions: Bundle[str] = Bundle("sessions")
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger()
-        self.held: list[Lease] = []
+        self.held: list[ServerSlot] = []
         self.live: dict[str, SessionFacts] = {}
         self.freed: list[ServerId] = []
         self.expected_freed: list[ServerId] = []
@@ -43,14 +43,14 @@ class LedgerCounts(RuleBasedStateMachine):
         return made
 
     @rule(target=leases, server=servers, key=keys)
-    def lease(self, server: str, key: Key | None) -> Lease:
+    def lease(self, server: str, key: Key | None) -> ServerSlot:
         """Choose a server."""
         lease = self.ledger.lease(sid(server), key)
         self.held.append(lease)
         return lease
 
     @rule(target=spent, lease=consumes(leases))
-    def release(self, lease: Lease) -> Lease:
+    def release(self, lease: ServerSlot) -> ServerSlot:
         """Fail."""
         self.held.remove(lease)
         self.expected_freed.append(lease.server)
@@ -58,17 +58,17 @@ class LedgerCounts(RuleBasedStateMachine):
         return lease
 
     @rule(lease=spent)
-    def release_again(self, lease: Lease) -> None:
+    def release_again(self, lease: ServerSlot) -> None:
         """Clean up once too often."""
         self.ledger.release(lease)
 
     @rule(lease=leases, key=keys)
-    def set_key(self, lease: Lease, key: Key | None) -> None:
+    def set_key(self, lease: ServerSlot, key: Key | None) -> None:
         """Claim a key for a granted place."""
         self.ledger.set_key(lease, key)
 
     @rule(target=sessions, lease=consumes(leases), source=sources)
-    def open(self, lease: Lease, source: str) -> str:
+    def open(self, lease: ServerSlot, source: str) -> str:
         """Hand over."""
         self.held.remove(lease)
         made = self._facts(lease.server.name, lease.key, source)
@@ -77,7 +77,7 @@ class LedgerCounts(RuleBasedStateMachine):
         return made.id
 
     @rule(lease=spent, source=sources)
-    def open_what_is_spent(self, lease: Lease, source: str) -> None:
+    def open_what_is_spent(self, lease: ServerSlot, source: str) -> None:
         """Hand over what was given back."""
         made = facts("never", lease.server.name, key=lease.key, source=source)
         try:

@@ -10,12 +10,12 @@ from rdpbalancer.core import status as now_of
 from rdpbalancer.core.farm import PersistencePolicy
 from rdpbalancer.core.route import (
     Decision,
-    Go,
-    Nobody,
-    Query,
+    Enqueue,
+    Reject,
+    Route,
+    RouteRequest,
     SchedulerState,
-    View,
-    Wait,
+    ServerView,
     names_server,
     route,
 )
@@ -34,13 +34,13 @@ states = st.one_of(st.just("online"), st.sampled_from(sorted(STATUSES)))
 class Case:
     """One decision to make."""
 
-    views: list[View]
-    query: Query
+    views: list[ServerView]
+    query: RouteRequest
     scheduler: str
     when_full_wait: bool
     seed: int
 
-    def decide(self, views: list[View] | None = None) -> tuple[Decision, bool]:
+    def decide(self, views: list[ServerView] | None = None) -> tuple[Decision, bool]:
         """Decide, over these views or the case's own."""
         over = self.views if views is None else views
         policy = PersistencePolicy(wait_when_full=self.when_full_wait)
@@ -49,7 +49,7 @@ class Case:
 
 
 @st.composite
-def some_views(draw: st.DrawFn) -> list[View]:
+def some_views(draw: st.DrawFn) -> list[ServerView]:
     """Up to six servers of any state, some backups, some full."""
     views = []
     for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
@@ -66,7 +66,7 @@ def cases(draw: st.DrawFn, schedulers: list[str] | None = None) -> Case:
     """Anything that a connection may bring to any farm; names may be of servers that are not there."""
     key = draw(st.sampled_from([None, ALICE, Key(Method.SOURCE_IP, "192.0.2.1")]))
     token = draw(st.none() | st.sampled_from([*NAMES, "stranger"]))
-    query = Query(
+    query = RouteRequest(
         source=str(draw(st.ip_addresses())),
         token=Endpoint(f"{token}.example.net", 3389) if token else None,
         key=key,
@@ -77,11 +77,11 @@ def cases(draw: st.DrawFn, schedulers: list[str] | None = None) -> Case:
     return Case(draw(some_views()), query, scheduler, draw(st.booleans()), draw(st.integers()))
 
 
-def fresh(each: View, case: Case) -> bool:
+def fresh(each: ServerView, case: Case) -> bool:
     return each.server.id not in case.query.tried
 
 
-def open_to_new(case: Case, *, backup: bool) -> list[View]:
+def open_to_new(case: Case, *, backup: bool) -> list[ServerView]:
     return [
         each
         for each in case.views
@@ -93,7 +93,7 @@ def open_to_new(case: Case, *, backup: bool) -> list[View]:
 def test_whoever_is_chosen_may_be_chosen(case: Case) -> None:
     """Configured, not tried, not full, and in a state that fits the reason."""
     decision, _ = case.decide()
-    if not isinstance(decision, Go):
+    if not isinstance(decision, Route):
         return
     chosen = next(each for each in case.views if each.server.id == decision.server)
     assert fresh(chosen, case)
@@ -118,7 +118,7 @@ def test_whoever_is_chosen_may_be_chosen(case: Case) -> None:
 def test_whoever_waits_waits_for_something(case: Case) -> None:
     """For a full server that would have it, for any because all that are open to it are full, or a check."""
     decision, _ = case.decide()
-    if not isinstance(decision, Wait):
+    if not isinstance(decision, Enqueue):
         return
     if decision.server is None:
         ordinary, backups = open_to_new(case, backup=False), open_to_new(case, backup=True)
@@ -135,7 +135,7 @@ def test_whoever_waits_waits_for_something(case: Case) -> None:
 @given(cases())
 def test_nobody_is_turned_away_whom_a_server_would_take(case: Case) -> None:
     decision, _ = case.decide()
-    if isinstance(decision, Nobody):
+    if isinstance(decision, Reject):
         assert [] == open_to_new(case, backup=False) + open_to_new(case, backup=True)
         for each in case.views:
             assert each.server.id.name != case.query.bound or not (
@@ -147,10 +147,10 @@ def test_nobody_is_turned_away_whom_a_server_would_take(case: Case) -> None:
 def test_a_token_is_missed_or_followed(case: Case) -> None:
     """There is no third: what is neither there nor followed is not counted as missed."""
     decision, missed = case.decide()
-    followed = isinstance(decision, Go) and decision.reason is Reason.TOKEN
+    followed = isinstance(decision, Route) and decision.reason is Reason.TOKEN
     if case.query.token is None:
         assert not missed
-    elif not isinstance(decision, Wait):
+    elif not isinstance(decision, Enqueue):
         assert missed is not followed
 
 
@@ -166,8 +166,8 @@ def test_a_server_that_takes_nobody_changes_nothing(
     """Adding it anywhere moves no user of the others."""
     idle = view(real_server("idle", max_connections=1, backup=backup), state, load=3)
     before, after = case.decide(), case.decide([*case.views[:place], idle, *case.views[place:]])
-    if isinstance(before[0], Nobody):
-        assert isinstance(after[0], Nobody)
+    if isinstance(before[0], Reject):
+        assert isinstance(after[0], Reject)
     else:
         assert before == after
 
@@ -175,12 +175,12 @@ def test_a_server_that_takes_nobody_changes_nothing(
 @given(cases(schedulers=["weighted-round-robin"]), st.sampled_from(NOT_FOR_NEW_USERS))
 def test_nor_does_it_turn_the_wheel(case: Case, state: str) -> None:
     """Row upon row of round robin is the same with it."""
-    query = Query("192.0.2.1")
+    query = RouteRequest("192.0.2.1")
     rows = []
     for views in (case.views, [view("idle", state), *case.views]):
         service, wheel = service_of(views, scheduler=case.scheduler), SchedulerState(random.Random(0))
         rows.append([route(query, service, views, wheel)[0] for _ in range(10)])
     plain, beside = rows
-    assert [each for each in plain if not isinstance(each, Nobody)] == [
-        each for each in beside if not isinstance(each, Nobody)
+    assert [each for each in plain if not isinstance(each, Reject)] == [
+        each for each in beside if not isinstance(each, Reject)
     ]

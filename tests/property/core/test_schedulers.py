@@ -7,7 +7,14 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdpbalancer.core.schedule import SCHEDULERS, Ask, Choice, least_connections, round_robin, source_hash
+from rdpbalancer.core.schedule import (
+    SCHEDULERS,
+    Candidate,
+    ScheduleInput,
+    least_connections,
+    round_robin,
+    source_hash,
+)
 from rdpbalancer.model import ServerId
 from tests.unit.core.farms import choice
 
@@ -15,12 +22,12 @@ weights_of_a_farm = st.lists(st.integers(1, 256), min_size=1, max_size=8)
 any_weight = st.floats(1e-4, 256)
 
 
-def farm_of(weights: list[int], loads: Counter[ServerId] | None = None) -> list[Choice]:
+def farm_of(weights: list[int], loads: Counter[ServerId] | None = None) -> list[Candidate]:
     bare = [choice(f"ts{number}", weight) for number, weight in enumerate(weights)]
-    return [Choice(each.server, each.weight, loads[each.server]) for each in bare] if loads else bare
+    return [Candidate(each.server, each.weight, loads[each.server]) for each in bare] if loads else bare
 
 
-def turns_of(weights: list[int], turns: int, ask: Ask) -> list[ServerId]:
+def turns_of(weights: list[int], turns: int, ask: ScheduleInput) -> list[ServerId]:
     choices = farm_of(weights)
     chosen = [round_robin(choices, ask) for _ in range(turns)]
     return [each.server for each in chosen if each is not None]
@@ -30,7 +37,7 @@ def turns_of(weights: list[int], turns: int, ask: Ask) -> list[ServerId]:
 def test_round_robin_is_exact_over_a_cycle(weights: list[int], before: int) -> None:
     """After one cycle, wherever it begins, every server has had its weight's share to the session."""
     unit = gcd(*weights)
-    ask = Ask("", Random(0))
+    ask = ScheduleInput("", Random(0))
     turns_of(weights, before, ask)
     actual = Counter(turns_of(weights, sum(weights) // unit, ask))
     expected = {each.server: weight // unit for each, weight in zip(farm_of(weights), weights, strict=True)}
@@ -40,7 +47,7 @@ def test_round_robin_is_exact_over_a_cycle(weights: list[int], before: int) -> N
 @given(weights_of_a_farm)
 def test_round_robin_does_not_burst(weights: list[int]) -> None:
     """Sessions in a row are bounded by a server's share, not its weight: of two equal ones, three at most."""
-    turns = turns_of(weights, 300, Ask("", Random(0)))
+    turns = turns_of(weights, 300, ScheduleInput("", Random(0)))
     for server, weight in zip(farm_of(weights), weights, strict=True):
         others = sum(weights) - weight
         if others:
@@ -68,7 +75,7 @@ def test_changing_weights_owe_nobody_a_burst(servers: int, data: st.DataObject) 
     The bound is that of the cup game (each turn one unit is poured in, one taken from the fullest): a server
     is never more than one session ahead nor more than 1/2 + 1/3 + ... + 1/n behind.
     """
-    ask = Ask("", Random(0))
+    ask = ScheduleInput("", Random(0))
     weights = st.lists(st.integers(1, 256), min_size=servers, max_size=servers)
     for now in data.draw(st.lists(weights, max_size=20)):
         turns_of(now, 7, ask)
@@ -80,7 +87,7 @@ def test_least_connections_gives_every_server_its_share(weights: list[int], arri
     """No server gets less than its share, rounded down, and no session would be less crowded elsewhere."""
     loads = Counter[ServerId]()
     for _ in range(arrivals):
-        chosen = least_connections(farm_of(weights, loads), Ask("", Random(0)))
+        chosen = least_connections(farm_of(weights, loads), ScheduleInput("", Random(0)))
         assert chosen is not None
         loads[chosen.server] += 1
     servers = farm_of(weights, loads)
@@ -101,7 +108,7 @@ def test_least_connections_levels_equal_servers(servers: int, ended: list[int], 
         loads[server] = max(0, loads[server] - 1)
     for _ in range(arrivals):
         lowest = min(loads.values())
-        chosen = least_connections(farm_of(weights, loads), Ask("", Random(0)))
+        chosen = least_connections(farm_of(weights, loads), ScheduleInput("", Random(0)))
         assert chosen is not None
         assert lowest == loads[chosen.server]
         loads[chosen.server] += 1
@@ -112,8 +119,8 @@ def test_least_connections_levels_equal_servers(servers: int, ended: list[int], 
 sources = st.lists(st.ip_addresses().map(str), min_size=1, max_size=30, unique=True)
 
 
-def homes(choices: list[Choice], of: list[str]) -> dict[str, ServerId]:
-    chosen = {source: source_hash(choices, Ask(source, Random(0))) for source in of}
+def homes(choices: list[Candidate], of: list[str]) -> dict[str, ServerId]:
+    chosen = {source: source_hash(choices, ScheduleInput(source, Random(0))) for source in of}
     return {source: each.server for source, each in chosen.items() if each is not None}
 
 
@@ -150,7 +157,7 @@ def test_every_scheduler_returns_one_of_the_choices(
 ) -> None:
     """Whatever the weights, from a ramp's beginning to the greatest; none only where there is none."""
     choices = [choice(f"ts{number}", weight, load) for number, (weight, load) in enumerate(servers)]
-    ask = Ask(source, Random(seed))
+    ask = ScheduleInput(source, Random(seed))
     for _ in range(5):
         chosen = SCHEDULERS[scheduler](choices, ask)
         assert chosen in choices if choices else chosen is None
@@ -160,6 +167,6 @@ def test_every_scheduler_returns_one_of_the_choices(
 def test_two_random_choices_never_give_the_most_loaded(loads: list[int], seed: int) -> None:
     """Two different servers are drawn, and of these the less loaded is taken."""
     choices = [choice(f"ts{number}", 100, load) for number, load in enumerate(loads)]
-    chosen = SCHEDULERS["random-two-choices"](choices, Ask("", Random(seed)))
+    chosen = SCHEDULERS["random-two-choices"](choices, ScheduleInput("", Random(seed)))
     assert chosen is not None
     assert max(loads) > chosen.load

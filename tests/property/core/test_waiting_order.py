@@ -11,8 +11,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from rdpbalancer.core.ledger import Lease
-from rdpbalancer.core.waiting import Waiter, WaitingLine
+from rdpbalancer.core.ledger import ServerSlot
+from rdpbalancer.core.queue import AdmissionQueue, Waiter
 from rdpbalancer.model import ServerId
 from tests.unit.core.farms import sid
 
@@ -20,7 +20,7 @@ SERVERS = [sid("ts1"), sid("ts2"), sid("ts3")]
 wishes = st.sampled_from([None, *SERVERS])
 
 
-def nothing(_: Lease | None) -> None:
+def nothing(_: ServerSlot | None) -> None:
     """Be granted, and do nothing about it."""
 
 
@@ -32,7 +32,7 @@ class WaitingOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.line = WaitingLine()
+        self.line = AdmissionQueue()
         self.model: list[Waiter] = []
 
     @rule(target=waiting, server=wishes)

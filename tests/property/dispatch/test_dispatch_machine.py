@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rdpbalancer.core.farm import PersistencePolicy, RealServer
-from rdpbalancer.core.ledger import Lease
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.ledger import ServerSlot
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.core.redirection import FOLLOWED_S
-from rdpbalancer.core.route import Go, View, Wait, goes_before
+from rdpbalancer.core.route import Enqueue, Route, ServerView, goes_before
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Health, Intent, Key, Method, Reason, ServerId
 from rdpbalancer.stores.memory import MemoryStore
@@ -226,7 +226,7 @@ class Places(RuleBasedStateMachine):
         if home is not None and (isinstance(caller.token, int) or not (caller.go and not caller.go.binds)):
             assert home == destination(caller)
 
-    def was_granted(self, caller: Caller, lease: Lease | None) -> None:
+    def was_granted(self, caller: Caller, lease: ServerSlot | None) -> None:
         """A place goes to nobody while it suits somebody who came before."""
         if lease is None:
             return
@@ -332,7 +332,7 @@ class Places(RuleBasedStateMachine):
         """Whether the service is configured."""
         return SERVICE in self.scene.dispatcher.farm.services
 
-    def views(self) -> list[View]:
+    def views(self) -> list[ServerView]:
         """Return the servers as they are now."""
         if not self.served:
             return []
@@ -376,21 +376,21 @@ class Places(RuleBasedStateMachine):
         return view.server.id if waits or own or not view.full else None
 
 
-class Witnessed(list[Lease | None]):
+class Witnessed(list[ServerSlot | None]):
     """What a connection has been granted; a witness sees each grant in its very moment."""
 
-    def __init__(self, caller: Caller, witness: Callable[[Caller, Lease | None], None]) -> None:
+    def __init__(self, caller: Caller, witness: Callable[[Caller, ServerSlot | None], None]) -> None:
         super().__init__()
         self._caller = caller
         self._witness = witness
 
-    def append(self, lease: Lease | None) -> None:
+    def append(self, lease: ServerSlot | None) -> None:
         """Be granted a place, or told to look again."""
         super().append(lease)
         self._witness(self._caller, lease)
 
 
-def suits(caller: Caller, view: View, views: Sequence[View]) -> bool:
+def suits(caller: Caller, view: ServerView, views: Sequence[ServerView]) -> bool:
     """Whether a place on this server is what a connection in the line waits for."""
     assert caller.wanted is not None
     if caller.wanted.server is not None:
@@ -403,7 +403,7 @@ def suits(caller: Caller, view: View, views: Sequence[View]) -> bool:
 def destination(caller: Caller) -> ServerId | None:
     """Return where a connection goes, or which server it waits for."""
     match caller.go or caller.wanted:
-        case Go(server=server) | Wait(server=server):
+        case Route(server=server) | Enqueue(server=server):
             return server
     return None
 

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
+from rdpbalancer.ipc.channel import pair
+from rdpbalancer.ipc.relay_messages import SessionState
 from rdpbalancer.model import CloseReason
-from rdpbalancer.relay.channel import pair
-from rdpbalancer.relay.messages import SessionState
 from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.relay.worker import Relay
 from rdpbalancer.tasks import cancel_and_wait, spawn

@@ -38,7 +38,7 @@ def test_sessions_move_while_processes_are_killed(
 ) -> None:
     """Nobody loses a session but by the death of its relay; whoever has ended has one record."""
     # Lines are read slowly: there are always words on the way when something dies.
-    monkeypatch.setattr("rdpbalancer.relay.channel._MESSAGES_PER_TURN", 2)
+    monkeypatch.setattr("rdpbalancer.ipc.channel._MESSAGES_PER_TURN", 2)
     chance = random.Random(f"{kinds} {seed}")
     loops = lambda: UnpunctualLoop(chance)  # noqa: E731
     with asyncio.Runner(loop_factory=loops) as runner:

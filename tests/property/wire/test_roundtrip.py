@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.confirm import Confirm, build_confirm, build_failure, build_request, parse_confirm
 from rdpbalancer.wire.proxy import ProxyHeader, build_proxy, parse_proxy
-from rdpbalancer.wire.request import Preconnection, Request, parse_request
+from rdpbalancer.wire.request import ConnectionRequest, Preconnection, parse_request
 from rdpbalancer.wire.token import decode_msts, encode_msts
 from tests.fuzz.targets import check_monotone, verdict
 
@@ -30,7 +30,7 @@ PRECONNECTIONS = st.builds(Preconnection, id=U32, text=st.none(), version=st.jus
     version=st.just(2),
 )
 REQUESTS = st.builds(
-    Request,
+    ConnectionRequest,
     cookie=st.none() | COOKIES,
     token=st.none() | TOKENS,
     requested_protocols=U32,
@@ -56,7 +56,7 @@ def build_preconnection(pdu: Preconnection) -> bytes:
 
 
 @given(wanted=REQUESTS, trailing=TRAILING)
-def test_request(wanted: Request, trailing: bytes) -> None:
+def test_request(wanted: ConnectionRequest, trailing: bytes) -> None:
     """A request is read back, byte by byte too, and what lies behind it is left alone."""
     before = b"" if wanted.preconnection is None else build_preconnection(wanted.preconnection)
     built = before + build_request(
@@ -77,7 +77,7 @@ def test_request(wanted: Request, trailing: bytes) -> None:
 def test_request_without_negotiation(cookie: str | None) -> None:
     """Without RDP_NEG_REQ the cookie is read all the same."""
     built = build_request(cookie=None if cookie is None else cookie.encode(), requested_protocols=None)
-    expected = Request(cookie, None, None, 0, None, None, 0, len(built))
+    expected = ConnectionRequest(cookie, None, None, 0, None, None, 0, len(built))
     assert ("value", expected) == check_monotone(parse_request, built)
 
 

@@ -72,7 +72,7 @@ def test_what_is_no_address(text: str) -> None:
     [
         (("server", "--security", "telnet"), "unknown security 'telnet'; there are rdp"),
         (("server", "--behaviour", "dance"), "unknown behaviour 'dance'; there are echo"),
-        (("server", "--fault", "gremlins"), "'gremlins' is not a valid Fault"),
+        (("server", "--fault", "gremlins"), "'gremlins' is not a valid LabFault"),
         (("server", "--name", "two words"), "one word"),
         (("server", "--agent-port", "65536"), "65536"),
         (("agent", "--mode", "shy"), "'shy' is not a valid AgentMode"),

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from rdpbalancer.control.client import Client, RefusedError, UnreachableError, permitted
+from rdpbalancer.control.client import Client, CommandRefusedError, UnreachableError, permitted
 from rdpbalancer.control.parameters import Verb
-from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, Request, encode
+from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, ControlRequest, encode
 from rdpbalancer.control.server import ControlServer
-from rdpbalancer.errors import ConfigurationError, Fault
+from rdpbalancer.errors import Blame, ConfigurationError
 from tests.support.wait import wait_until_async
 from tests.unit.control.unprivileged import as_nobody
 
@@ -123,7 +123,7 @@ async def test_one_connection_carries_many_requests(house: House) -> None:
     def work() -> list[Any]:
         with Client(house.path, timeout_s=PATIENCE_S) as client:
             first = client.call("echo", text="1")
-            with pytest.raises(RefusedError):
+            with pytest.raises(CommandRefusedError):
                 client.call("refuse")
             return [first, client.call("echo", text="2")]
 
@@ -151,15 +151,15 @@ async def test_a_large_answer_arrives_whole(house: House) -> None:
 
 async def test_a_refusal_keeps_its_code_and_words(house: House) -> None:
     """The operator reads what the verb said; it is no error of the service."""
-    with pytest.raises(RefusedError, match="there is no server ts9; there are: ts/ts1") as caught:
+    with pytest.raises(CommandRefusedError, match="there is no server ts9; there are: ts/ts1") as caught:
         await call(house, "refuse")
-    assert ("unknown-server", Fault.OPERATOR) == (caught.value.code, caught.value.fault)
+    assert ("unknown-server", Blame.OPERATOR) == (caught.value.code, caught.value.fault)
     assert [] == house.errors
 
 
 async def test_an_unknown_verb(house: House) -> None:
     """An older service is asked for what only a newer one has."""
-    with pytest.raises(RefusedError, match="there is no verb 'upgrade'") as caught:
+    with pytest.raises(CommandRefusedError, match="there is no verb 'upgrade'") as caught:
         await call(house, "upgrade")
     assert "unknown-verb" == caught.value.code
 
@@ -180,7 +180,7 @@ async def test_parameters_are_checked_by_name_and_type(
     house: House, params: dict[str, Any], match: str
 ) -> None:
     """Whoever writes another client is told what is wrong, and the verb is not begun."""
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(CommandRefusedError) as caught:
         await call(house, "echo", **params)
     assert ("bad-parameters", match) == (caught.value.code, str(caught.value))
     assert [] == house.errors
@@ -202,7 +202,7 @@ async def test_parameters_are_checked_by_name_and_type(
 )
 async def test_what_is_no_request_is_answered_so(house: House, line: bytes) -> None:
     """And the connection goes on: the next line is understood again."""
-    good = encode(Request("echo", {"text": "still here"}))
+    good = encode(ControlRequest("echo", {"text": "still here"}))
     bad, answer = await raw(house, line, good)
     assert (False, "bad-request") == (bad["ok"], bad["error"]["code"])
     assert bad["error"]["message"].startswith("not a request: ")
@@ -217,8 +217,8 @@ async def test_another_version_is_refused(house: House) -> None:
 
 async def test_a_line_that_is_too_long_ends_the_connection(house: House) -> None:
     """Whoever may use the socket may still not fill the router's memory."""
-    long = encode(Request("echo", {"text": "x" * 2 * MAX_REQUEST_BYTES}))
-    (answer,) = await raw(house, long, encode(Request("echo", {"text": "a"})))
+    long = encode(ControlRequest("echo", {"text": "x" * 2 * MAX_REQUEST_BYTES}))
+    (answer,) = await raw(house, long, encode(ControlRequest("echo", {"text": "a"})))
     assert {
         "code": "bad-request",
         "message": f"a request has at most {MAX_REQUEST_BYTES} bytes",
@@ -240,7 +240,7 @@ async def test_an_error_of_ours_is_answered_and_reported(
 ) -> None:
     """The operator gets an answer, the log the traceback, and the connection goes on."""
     request = json.dumps({"verb": verb, "params": params}).encode() + b"\n"
-    failed, served = await raw(house, request, encode(Request("echo", {"text": "a"})))
+    failed, served = await raw(house, request, encode(ControlRequest("echo", {"text": "a"})))
     assert "internal" == failed["error"]["code"]
     assert failed["error"]["message"].startswith(f"{verb} failed: {what}(")
     assert failed["error"]["message"].endswith("; the log says more")
@@ -250,7 +250,7 @@ async def test_an_error_of_ours_is_answered_and_reported(
 
 async def test_a_client_that_leaves_is_no_error(house: House) -> None:
     """Ctrl-C in the middle of a request, or before its answer."""
-    for sent in (b"", b'{"verb": "ec', encode(Request("wait"))):
+    for sent in (b"", b'{"verb": "ec', encode(ControlRequest("wait"))):
         _, writer = await asyncio.open_unix_connection(str(house.path))
         writer.write(sent)
         await writer.drain()
@@ -264,7 +264,7 @@ async def test_a_client_that_leaves_is_no_error(house: House) -> None:
 async def test_stopping_ends_connections_and_takes_no_more(house: House) -> None:
     """Twice is as good as once; the file stays, it is the supervisor's."""
     reader, writer = await asyncio.open_unix_connection(str(house.path))
-    writer.write(encode(Request("echo", {"text": "a"})))
+    writer.write(encode(ControlRequest("echo", {"text": "a"})))
     await reader.readline()
     await house.server.stop()
     await house.server.stop()
@@ -283,7 +283,7 @@ def unreachable(path: Path, verb: str = "ping", *, timeout_s: float = PATIENCE_S
     """Return in words why a service cannot be reached."""
     with pytest.raises(UnreachableError) as caught, Client(path, timeout_s=timeout_s) as client:
         client.call(verb)
-    assert ("unreachable", Fault.OPERATOR) == (caught.value.code, caught.value.fault)
+    assert ("unreachable", Blame.OPERATOR) == (caught.value.code, caught.value.fault)
     return str(caught.value)
 
 

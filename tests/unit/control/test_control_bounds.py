@@ -12,7 +12,7 @@ import pytest
 
 from rdpbalancer.control import server as control
 from rdpbalancer.control.pacing import SLICE_S, Pacer
-from rdpbalancer.control.peer import Peer, UserNames, peer_of
+from rdpbalancer.control.peer import ControlPeer, UserLookup, peer_of
 from rdpbalancer.control.protocol import MAX_REQUEST_BYTES
 from rdpbalancer.control.server import MAX_OF_A_PROCESS, ControlServer
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
@@ -40,7 +40,7 @@ class Hall:
             prefix="test",
             clock=lambda: self.now,
         )
-        monkeypatch.setattr(control, "peer_of", lambda _: Peer(self.pid or os.getpid(), os.getuid()))
+        monkeypatch.setattr(control, "peer_of", lambda _: ControlPeer(self.pid or os.getpid(), os.getuid()))
 
     async def ping(self) -> str:
         """Answer."""
@@ -302,7 +302,7 @@ async def test_commands_are_carried_out_one_after_the_other(hall: Hall) -> None:
 async def test_who_asks_is_known_to_the_verb(hall: Hall) -> None:
     """By what the kernel says; a client that names another is refused."""
     client = await hall.connect()
-    name = await UserNames().name(os.getuid())
+    name = await UserLookup().name(os.getuid())
     assert f"test:{name}" == (await client.ask(b'{"verb": "who"}\n'))["result"]
     answer = await client.ask(b'{"verb": "who", "params": {"actor": "test:somebody"}}\n')
     assert "bad-parameters" == answer["error"]["code"]
@@ -312,12 +312,12 @@ def test_the_kernel_says_who_is_there() -> None:
     """Process and user of the other end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
-        assert Peer(os.getpid(), os.getuid()) == peer_of(ours)
+        assert ControlPeer(os.getpid(), os.getuid()) == peer_of(ours)
 
 
 async def test_a_user_without_a_name_is_a_number() -> None:
     """As in a container whose passwd file does not have it."""
-    names = UserNames()
+    names = UserLookup()
     assert ("4242424", "4242424") == (await names.name(4242424), await names.name(4242424))
 
 
@@ -332,7 +332,7 @@ async def test_a_directory_service_that_hangs_keeps_nobody(monkeypatch: pytest.M
 
     monkeypatch.setattr("rdpbalancer.control.peer.pwd.getpwuid", hang)
     monkeypatch.setattr("rdpbalancer.control.peer._NAME_S", 0.05)
-    names = UserNames()
+    names = UserLookup()
     assert ["7", "7"] == [await names.name(7), await names.name(7)]
     release.set()
     await wait_until_async(lambda: not names._asking, PATIENCE_S, "the end of the thread")

@@ -26,7 +26,7 @@ ROUTERS = {
 ROWS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "status": (rows.Process, rows.WarningRow),
     "services": (rows.ServiceRow,),
-    "servers": (rows.ServerRow, rows.OperatorWord, rows.Check),
+    "servers": (rows.ServerRow, rows.OperatorOverride, rows.Check),
     "sessions": (rows.SessionRow,),
     "persistence": (rows.BindingRow,),
     "queue": (rows.QueueRow,),

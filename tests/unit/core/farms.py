@@ -8,8 +8,8 @@ from rdpbalancer.core import status as st
 from rdpbalancer.core.farm import Limits, PersistencePolicy, RealServer, VirtualService
 from rdpbalancer.core.feedback import AgentState
 from rdpbalancer.core.health import HealthState
-from rdpbalancer.core.route import View
-from rdpbalancer.core.schedule import Choice
+from rdpbalancer.core.route import ServerView
+from rdpbalancer.core.schedule import Candidate
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Endpoint, Health, Intent, Key, Method, Mode, ServerId, SessionFacts
 
@@ -63,22 +63,22 @@ STATUSES: dict[str, ServerStatus] = {
 }
 
 
-def view(server: RealServer | str, status: ServerStatus | str = "online", *, load: int = 0) -> View:
+def view(server: RealServer | str, status: ServerStatus | str = "online", *, load: int = 0) -> ServerView:
     """Return one server for one decision."""
     configured = real_server(server) if isinstance(server, str) else server
     now_status = STATUSES[status] if isinstance(status, str) else status
     weight = st.effective_weight(configured, now_status, slow_start_s=0, now=0)
-    return View(configured, now_status, load, weight)
+    return ServerView(configured, now_status, load, weight)
 
 
-def service_of(views: list[View], **configured: Any) -> VirtualService:
+def service_of(views: list[ServerView], **configured: Any) -> VirtualService:
     """Return a virtual service over the servers of these views."""
     return virtual_service(*(each.server for each in views), **configured)
 
 
-def choice(name: str, weight: float = 100, load: int = 0) -> Choice:
+def choice(name: str, weight: float = 100, load: int = 0) -> Candidate:
     """Return a server that a scheduler may choose."""
-    return Choice(sid(name), weight, load)
+    return Candidate(sid(name), weight, load)
 
 
 def facts(

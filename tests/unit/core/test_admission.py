@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rdpbalancer.core.admission import MAX_RATED_SOURCES, Admission, Place, Refusal, source_network
+from rdpbalancer.core.admission import MAX_RATED_SOURCES, Admission, AdmissionSlot, Refusal, source_network
 from rdpbalancer.core.farm import Limits, VirtualService
 from tests.unit.core.farms import SERVICE, virtual_service
 
@@ -17,10 +17,12 @@ def limited(**limits: Any) -> VirtualService:
     return virtual_service(limits=Limits(**limits))
 
 
-def inside(door: Admission, service: VirtualService, source: str = HOME, *, now: float = 0.0) -> Place:
+def inside(
+    door: Admission, service: VirtualService, source: str = HOME, *, now: float = 0.0
+) -> AdmissionSlot:
     """Return the place of a connection that was let in."""
     place = door.enter(service)
-    assert isinstance(place, Place)
+    assert isinstance(place, AdmissionSlot)
     assert door.identify(place, service, source, now=now) is None
     return place
 
@@ -70,7 +72,7 @@ def test_sessions_are_bounded_by_service() -> None:
     place = inside(door, service)
     door.restore(SERVICE, AWAY)
     assert Refusal.MAX_SESSIONS == door.enter(service)
-    assert isinstance(door.enter(virtual_service(name="other")), Place)
+    assert isinstance(door.enter(virtual_service(name="other")), AdmissionSlot)
     door.release(place)
     assert refused(door, service) is None
     assert 3 == door.places(SERVICE)
@@ -207,7 +209,7 @@ def test_remembered_sources_are_bounded() -> None:
 def passes(door: Admission, service: VirtualService, source: str) -> bool:
     """Whether a connection comes in; it leaves at once."""
     place = door.enter(service)
-    assert isinstance(place, Place)
+    assert isinstance(place, AdmissionSlot)
     refusal = door.identify(place, service, source, now=0.0)
     door.release(place)
     return refusal is None
@@ -251,7 +253,7 @@ def test_a_place_without_a_source_is_given_back_whole() -> None:
     """The PROXY header never came."""
     door, service = Admission(max_half_open=9), virtual_service()
     place = door.enter(service)
-    assert isinstance(place, Place)
+    assert isinstance(place, AdmissionSlot)
     door.release(place)
     assert (0, 0) == (door.half_open, door.places(SERVICE))
 

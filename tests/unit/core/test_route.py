@@ -10,12 +10,12 @@ from msgspec.structs import replace as but
 from rdpbalancer.core.farm import PersistencePolicy
 from rdpbalancer.core.route import (
     Decision,
-    Go,
-    Nobody,
-    Query,
+    Enqueue,
+    Reject,
+    Route,
+    RouteRequest,
     SchedulerState,
-    View,
-    Wait,
+    ServerView,
     goes_before,
     names_server,
     route,
@@ -31,19 +31,22 @@ TS1, TS2, TS3 = (real_server(name, max_connections=10) for name in ("ts1", "ts2"
 SPARE, SPARE2 = (real_server(name, max_connections=10, backup=True) for name in ("spare", "spare2"))
 FULL = 10
 
-scheduled = Go(sid("ts2"), Reason.SCHEDULED)
-moved = Go(sid("ts2"), Reason.REDISPATCH)
+scheduled = Route(sid("ts2"), Reason.SCHEDULED)
+moved = Route(sid("ts2"), Reason.REDISPATCH)
 
 
 def asked(
-    *views: View, policy: PersistencePolicy | None = None, scheduler: str = "first-available", **query: Any
+    *views: ServerView,
+    policy: PersistencePolicy | None = None,
+    scheduler: str = "first-available",
+    **query: Any,
 ) -> tuple[Decision, bool]:
     """Return the decision over these servers, chosen in their order unless the scheduler says otherwise."""
     configured = service_of(list(views), persistence=policy or PersistencePolicy(), scheduler=scheduler)
-    return route(Query("192.0.2.1", **query), configured, views, SchedulerState(random.Random(1)))
+    return route(RouteRequest("192.0.2.1", **query), configured, views, SchedulerState(random.Random(1)))
 
 
-def decided(*views: View, **query: Any) -> Decision:
+def decided(*views: ServerView, **query: Any) -> Decision:
     """Return the decision alone, for a connection without a token."""
     decision, token_missed = asked(*views, **query)
     assert not token_missed
@@ -56,17 +59,17 @@ def decided(*views: View, **query: Any) -> Decision:
 @pytest.mark.parametrize(
     ("status", "expected", "missed"),
     [
-        ("online", Go(sid("ts1"), Reason.TOKEN), False),
-        ("draining", Go(sid("ts1"), Reason.TOKEN), False),
-        ("strictly-draining", Go(sid("ts1"), Reason.TOKEN), False),
-        ("agent-draining", Go(sid("ts1"), Reason.TOKEN), False),
-        ("weight-0", Go(sid("ts1"), Reason.TOKEN), False),
-        ("agent-0-percent", Go(sid("ts1"), Reason.TOKEN), False),
+        ("online", Route(sid("ts1"), Reason.TOKEN), False),
+        ("draining", Route(sid("ts1"), Reason.TOKEN), False),
+        ("strictly-draining", Route(sid("ts1"), Reason.TOKEN), False),
+        ("agent-draining", Route(sid("ts1"), Reason.TOKEN), False),
+        ("weight-0", Route(sid("ts1"), Reason.TOKEN), False),
+        ("agent-0-percent", Route(sid("ts1"), Reason.TOKEN), False),
         ("halted", scheduled, True),
         ("agent-halted", scheduled, True),
         ("down", scheduled, True),
         ("agent-down", scheduled, True),
-        ("unknown", Go(sid("ts1"), Reason.TOKEN), False),
+        ("unknown", Route(sid("ts1"), Reason.TOKEN), False),
     ],
 )
 def test_a_token_leads_to_its_server(status: str, expected: Decision, *, missed: bool) -> None:
@@ -80,24 +83,24 @@ def test_a_token_leads_to_its_server(status: str, expected: Decision, *, missed:
 def test_a_token_goes_before_a_binding_and_makes_none() -> None:
     """A connection placed by a token creates and renews no cookie or source binding."""
     actual = asked(view(TS1), view(TS2), token=TS1_TOKEN, key=ALICE, bound="ts2")
-    assert (Go(sid("ts1"), Reason.TOKEN, binds=False, replacing=None), False) == actual
+    assert (Route(sid("ts1"), Reason.TOKEN, binds=False, replacing=None), False) == actual
 
 
 def test_a_token_for_a_stranger_leads_nowhere() -> None:
     """Only a configured server may be named: the balancer is no open proxy."""
     stranger = Endpoint("203.0.113.9", 3389)
-    assert (Go(sid("ts1"), Reason.SCHEDULED), True) == asked(view(TS1), view(TS2), token=stranger)
+    assert (Route(sid("ts1"), Reason.SCHEDULED), True) == asked(view(TS1), view(TS2), token=stranger)
 
 
 def test_a_token_that_cannot_be_followed_leaves_the_binding() -> None:
-    expected = Go(sid("ts2"), Reason.COOKIE, binds=True)
+    expected = Route(sid("ts2"), Reason.COOKIE, binds=True)
     actual = asked(view(TS1, "down"), view(TS2), view(TS3), token=TS1_TOKEN, key=ALICE, bound="ts2")
     assert (expected, True) == actual
 
 
 @pytest.mark.parametrize(
     ("policy", "expected", "missed"),
-    [(None, Wait(sid("ts1")), False), (REDISPATCH, scheduled, True)],
+    [(None, Enqueue(sid("ts1")), False), (REDISPATCH, scheduled, True)],
 )
 def test_a_token_for_a_full_server_waits_for_it(
     policy: PersistencePolicy | None, expected: Decision, *, missed: bool
@@ -108,11 +111,11 @@ def test_a_token_for_a_full_server_waits_for_it(
 
 def test_a_token_leads_to_a_backup_server_too() -> None:
     token = Endpoint("spare.example.net", 3389)
-    assert (Go(sid("spare"), Reason.TOKEN), False) == asked(view(TS1), view(SPARE), token=token)
+    assert (Route(sid("spare"), Reason.TOKEN), False) == asked(view(TS1), view(SPARE), token=token)
 
 
 def test_a_token_does_not_lead_to_a_server_that_failed_this_connection() -> None:
-    expected = Go(sid("ts2"), Reason.REDISPATCH)
+    expected = Route(sid("ts2"), Reason.REDISPATCH)
     assert (expected, True) == asked(view(TS1), view(TS2), token=TS1_TOKEN, tried={sid("ts1")})
 
 
@@ -142,17 +145,17 @@ def test_a_server_is_named_by_its_addresses(named: Endpoint, *, expected: bool) 
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        ("online", Go(sid("ts1"), Reason.COOKIE, binds=True)),
-        ("draining", Go(sid("ts1"), Reason.COOKIE, binds=True)),
-        ("agent-draining", Go(sid("ts1"), Reason.COOKIE, binds=True)),
-        ("weight-0", Go(sid("ts1"), Reason.COOKIE, binds=True)),
-        ("agent-0-percent", Go(sid("ts1"), Reason.COOKIE, binds=True)),
+        ("online", Route(sid("ts1"), Reason.COOKIE, binds=True)),
+        ("draining", Route(sid("ts1"), Reason.COOKIE, binds=True)),
+        ("agent-draining", Route(sid("ts1"), Reason.COOKIE, binds=True)),
+        ("weight-0", Route(sid("ts1"), Reason.COOKIE, binds=True)),
+        ("agent-0-percent", Route(sid("ts1"), Reason.COOKIE, binds=True)),
         ("strictly-draining", but(moved, binds=True, replacing="ts1")),
         ("halted", but(moved, binds=True, replacing="ts1")),
         ("agent-halted", but(moved, binds=True, replacing="ts1")),
         ("down", but(moved, binds=True, replacing="ts1")),
         ("agent-down", but(moved, binds=True, replacing="ts1")),
-        ("unknown", Go(sid("ts1"), Reason.COOKIE, binds=True)),
+        ("unknown", Route(sid("ts1"), Reason.COOKIE, binds=True)),
     ],
 )
 def test_a_binding_leads_home(status: str, expected: Decision) -> None:
@@ -166,13 +169,13 @@ def test_a_binding_leads_home(status: str, expected: Decision) -> None:
 
 @pytest.mark.parametrize(("key", "reason"), [(ALICE, Reason.COOKIE), (HOME, Reason.SOURCE_IP)])
 def test_the_reason_names_the_method(key: Key, reason: Reason) -> None:
-    assert Go(sid("ts2"), reason, binds=True) == decided(view(TS1), view(TS2), key=key, bound="ts2")
+    assert Route(sid("ts2"), reason, binds=True) == decided(view(TS1), view(TS2), key=key, bound="ts2")
 
 
 @pytest.mark.parametrize("status", ["online", "draining"])
 @pytest.mark.parametrize(
     ("policy", "expected"),
-    [(None, Wait(sid("ts1"))), (REDISPATCH, but(moved, binds=True, replacing="ts1"))],
+    [(None, Enqueue(sid("ts1"))), (REDISPATCH, but(moved, binds=True, replacing="ts1"))],
 )
 def test_a_binding_to_a_full_server_waits_for_it(
     status: str, policy: PersistencePolicy | None, expected: Decision
@@ -192,13 +195,13 @@ def test_a_binding_to_a_server_that_failed_this_connection_moves() -> None:
 
 
 def test_a_binding_to_a_server_no_longer_configured_moves() -> None:
-    expected = Go(sid("ts1"), Reason.REDISPATCH, binds=True, replacing="gone")
+    expected = Route(sid("ts1"), Reason.REDISPATCH, binds=True, replacing="gone")
     assert expected == decided(view(TS1), view(TS2), key=ALICE, bound="gone")
 
 
 def test_a_binding_to_a_backup_server_is_kept() -> None:
     """Its desktop is there, whatever else came back meanwhile."""
-    expected = Go(sid("spare"), Reason.COOKIE, binds=True)
+    expected = Route(sid("spare"), Reason.COOKIE, binds=True)
     assert expected == decided(view(TS1), view(SPARE), key=ALICE, bound="spare")
 
 
@@ -207,7 +210,7 @@ def test_a_binding_to_a_backup_server_is_kept() -> None:
 
 @pytest.mark.parametrize(("key", "binds"), [(None, False), (ALICE, True), (HOME, True)])
 def test_a_key_without_binding_is_bound_to_the_scheduled_server(key: Key | None, *, binds: bool) -> None:
-    assert Go(sid("ts1"), Reason.SCHEDULED, binds=binds) == decided(view(TS1), view(TS2), key=key)
+    assert Route(sid("ts1"), Reason.SCHEDULED, binds=binds) == decided(view(TS1), view(TS2), key=key)
 
 
 @pytest.mark.parametrize("status", sorted(set(STATUSES) - {"online"}))
@@ -222,7 +225,7 @@ def test_new_users_go_past_full_servers() -> None:
 
 def test_capacity_0_is_no_limit() -> None:
     unlimited = view(real_server("ts1", max_connections=0), load=100_000)
-    assert Go(sid("ts1"), Reason.SCHEDULED) == decided(unlimited)
+    assert Route(sid("ts1"), Reason.SCHEDULED) == decided(unlimited)
 
 
 @pytest.mark.parametrize(
@@ -231,15 +234,15 @@ def test_capacity_0_is_no_limit() -> None:
 )
 def test_the_configured_scheduler_chooses(scheduler: str, expected: str) -> None:
     views = [view(TS1, load=3), view(TS2, load=2), view(TS3, load=1)]
-    assert Go(sid(expected), Reason.SCHEDULED) == decided(*views, scheduler=scheduler)
+    assert Route(sid(expected), Reason.SCHEDULED) == decided(*views, scheduler=scheduler)
 
 
 def test_the_wheel_turns_from_one_decision_to_the_next() -> None:
     views = [view(TS1), view(TS2), view(TS3)]
     service = service_of(views, scheduler="weighted-round-robin")
     state = SchedulerState(random.Random(1))
-    decisions = [route(Query("192.0.2.1"), service, views, state)[0] for _ in range(6)]
-    expected = [Go(sid(name), Reason.SCHEDULED) for name in ("ts1", "ts2", "ts3")] * 2
+    decisions = [route(RouteRequest("192.0.2.1"), service, views, state)[0] for _ in range(6)]
+    expected = [Route(sid(name), Reason.SCHEDULED) for name in ("ts1", "ts2", "ts3")] * 2
     assert expected == decisions
 
 
@@ -252,7 +255,7 @@ def test_what_has_been_tried_is_not_tried_again() -> None:
 
 @pytest.mark.parametrize("status", sorted(set(STATUSES) - {"online"}))
 def test_backups_serve_when_no_ordinary_server_does(status: str) -> None:
-    assert Go(sid("spare"), Reason.BACKUP) == decided(view(SPARE), view(TS1, status))
+    assert Route(sid("spare"), Reason.BACKUP) == decided(view(SPARE), view(TS1, status))
 
 
 def test_backups_rest_while_an_ordinary_server_is_usable() -> None:
@@ -261,50 +264,50 @@ def test_backups_rest_while_an_ordinary_server_is_usable() -> None:
 
 def test_backups_are_no_overflow() -> None:
     """Full is usable: one waits rather than ending on the server that says sorry."""
-    assert Wait(None) == decided(view(SPARE), view(TS1, load=FULL), view(TS2, "down"))
+    assert Enqueue(None) == decided(view(SPARE), view(TS1, load=FULL), view(TS2, "down"))
 
 
 def test_backups_serve_when_every_ordinary_server_failed_this_connection() -> None:
     tried = {sid("ts1"), sid("ts2")}
-    expected = Go(sid("spare"), Reason.BACKUP, binds=True, replacing="ts1")
+    expected = Route(sid("spare"), Reason.BACKUP, binds=True, replacing="ts1")
     assert expected == decided(view(TS1), view(TS2), view(SPARE), tried=tried, key=ALICE, bound="ts1")
 
 
 def test_the_second_backup_follows_the_first() -> None:
     actual = decided(view(TS1, "down"), view(SPARE), view(SPARE2), tried={sid("spare")})
-    assert Go(sid("spare2"), Reason.BACKUP) == actual
+    assert Route(sid("spare2"), Reason.BACKUP) == actual
 
 
 # ---- 5. queue and nobody ----------------------------------------------------------------------------
 
 
 def test_all_full_is_a_queue_for_any() -> None:
-    assert Wait(None) == decided(view(TS1, load=FULL), view(TS2, load=FULL + 1), key=ALICE)
+    assert Enqueue(None) == decided(view(TS1, load=FULL), view(TS2, load=FULL + 1), key=ALICE)
 
 
 def test_full_backups_are_waited_for_when_nothing_else_is_left() -> None:
-    assert Wait(None) == decided(view(TS1, "down"), view(SPARE, load=FULL))
+    assert Enqueue(None) == decided(view(TS1, "down"), view(SPARE, load=FULL))
 
 
 def test_a_failed_server_beside_a_full_one_is_a_queue() -> None:
-    assert Wait(None) == decided(view(TS1), view(TS2, load=FULL), tried={sid("ts1")})
+    assert Enqueue(None) == decided(view(TS1), view(TS2, load=FULL), tried={sid("ts1")})
 
 
 @pytest.mark.parametrize("others", [[], ["down"], ["halted", "draining"]])
 def test_a_first_check_is_waited_for(others: list[str]) -> None:
     """A service whose servers are all new after a reload turns nobody away for want of a second."""
     views = [view(f"ts{number}", status) for number, status in enumerate(["unknown", *others])]
-    assert Wait(None) == decided(*views)
+    assert Enqueue(None) == decided(*views)
 
 
 def test_a_first_check_is_not_waited_for_where_it_could_not_help() -> None:
     """The server takes nobody new, whatever is found."""
     drained = server_status(Health.CHECKING, intent=Intent.DRAIN)
-    assert Nobody("all-down") == decided(view(TS1, drained))
+    assert Reject("all-down") == decided(view(TS1, drained))
 
 
 def test_who_can_go_at_once_does_not_wait_for_a_first_check() -> None:
-    assert Go(sid("ts2"), Reason.SCHEDULED) == decided(view(TS1, "unknown"), view(TS2))
+    assert Route(sid("ts2"), Reason.SCHEDULED) == decided(view(TS1, "unknown"), view(TS2))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +324,7 @@ def test_who_can_go_at_once_does_not_wait_for_a_first_check() -> None:
 def test_nobody_and_why(statuses: list[str], tried: tuple[int, ...], why: str) -> None:
     """Three words that alerts rely on: down, not wanted, or failed for this connection."""
     views = [view(f"ts{number}", status) for number, status in enumerate(statuses)]
-    assert Nobody(why) == decided(*views, tried={sid(f"ts{number}") for number in tried})
+    assert Reject(why) == decided(*views, tried={sid(f"ts{number}") for number in tried})
 
 
 @pytest.mark.parametrize(
@@ -338,7 +341,9 @@ def test_nobody_and_why(statuses: list[str], tried: tuple[int, ...], why: str) -
         (view(SPARE, "halted"), [view(TS1, "down")], False),
     ],
 )
-def test_whose_freed_place_suits_anybody(freed: View, others: list[View], *, expected: bool) -> None:
+def test_whose_freed_place_suits_anybody(
+    freed: ServerView, others: list[ServerView], *, expected: bool
+) -> None:
     """That of a server which takes new users; a backup's only while no ordinary one does."""
     assert expected is (freed.takes_new and not goes_before(freed, [freed, *others]))
 

@@ -8,8 +8,8 @@ import pytest
 from rdpbalancer.core import schedule
 from rdpbalancer.core.schedule import (
     SCHEDULERS,
-    Ask,
-    Choice,
+    Candidate,
+    ScheduleInput,
     first_available,
     least_connections,
     random_two_choices,
@@ -20,11 +20,11 @@ from rdpbalancer.model import ServerId
 from tests.unit.core.farms import Dice, choice, sid
 
 
-def ask(source: str = "192.0.2.1", seed: int = 1) -> Ask:
-    return Ask(source, random.Random(seed))
+def ask(source: str = "192.0.2.1", seed: int = 1) -> ScheduleInput:
+    return ScheduleInput(source, random.Random(seed))
 
 
-def name(chosen: Choice | None) -> str | None:
+def name(chosen: Candidate | None) -> str | None:
     return chosen.server.name if chosen else None
 
 
@@ -63,13 +63,13 @@ def test_a_single_choice_is_taken(scheduler: str, weight: float) -> None:
         ([choice("a", 0.01, 0), choice("b", 256, 25_600)], "a"),
     ],
 )
-def test_least_connections_weighs_the_session_to_come(choices: list[Choice], expected: str) -> None:
+def test_least_connections_weighs_the_session_to_come(choices: list[Candidate], expected: str) -> None:
     assert expected == name(least_connections(choices, ask()))
 
 
 def test_round_robin_is_smooth() -> None:
     """5:1:1 gives the heavy server five of seven, never all five in a row."""
-    choices, wheel = [choice("a", 5), choice("b", 1), choice("c", 1)], Ask("", Dice(0.5))
+    choices, wheel = [choice("a", 5), choice("b", 1), choice("c", 1)], ScheduleInput("", Dice(0.5))
     turns = "".join(str(name(round_robin(choices, wheel))) for _ in range(14))
     assert "aabacaaaabacaa" == turns
 
@@ -130,7 +130,7 @@ def test_source_hash_shares_by_weight() -> None:
 )
 def test_random_two_choices_takes_the_less_loaded_of_two(numbers: tuple[float, ...], expected: str) -> None:
     choices = [choice("a", load=1), choice("b", load=2), choice("c", load=3)]
-    assert expected == name(random_two_choices(choices, Ask("", Dice(*numbers))))
+    assert expected == name(random_two_choices(choices, ScheduleInput("", Dice(*numbers))))
 
 
 def test_random_two_choices_balances_by_weight() -> None:
@@ -152,7 +152,7 @@ def test_first_available_fills_the_first() -> None:
 
 def test_ties_take_turns() -> None:
     """Users who come one after the other, each leaving a desktop behind, are spread all the same."""
-    ask = Ask("192.0.2.1", random.Random(0))
+    ask = ScheduleInput("192.0.2.1", random.Random(0))
     servers = [choice("ts1"), choice("ts2"), choice("ts3")]
     chosen = [least_connections(servers, ask) for _ in range(7)]
     assert ["ts1", "ts2", "ts3", "ts1", "ts2", "ts3", "ts1"] == [each.server.name for each in chosen if each]

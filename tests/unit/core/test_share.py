@@ -4,7 +4,7 @@ import random
 
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
-from rdpbalancer.core.route import Go
+from rdpbalancer.core.route import Route
 from rdpbalancer.core.share import MAX_SOURCES, SHARE, Shares
 from rdpbalancer.model import Endpoint, Key, Method
 from rdpbalancer.stores.memory import MemoryStore
@@ -34,7 +34,7 @@ def bind(dispatcher: Dispatcher, service: VirtualService, user: str, *, source: 
     """Let a user come as far as the confirm and leave again; return whether there is a binding."""
     key = cookie(user)
     decision, _ = dispatcher.decide(service, source=source, token=None, key=key, tried=frozenset(), now=1.0)
-    assert isinstance(decision, Go)
+    assert isinstance(decision, Route)
     lease = dispatcher.take(service, decision, key, source=source, now=1.0)
     assert lease is not None
     bound = dispatcher.confirm(lease, now=1.0)

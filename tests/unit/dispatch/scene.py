@@ -8,11 +8,11 @@ import msgspec
 
 from rdpbalancer.core.dispatch import Dispatcher, Token
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
-from rdpbalancer.core.ledger import Lease
-from rdpbalancer.core.persist import Binding
-from rdpbalancer.core.route import Decision, Go, Wait
+from rdpbalancer.core.ledger import ServerSlot
+from rdpbalancer.core.persistence import Binding
+from rdpbalancer.core.queue import Waiter
+from rdpbalancer.core.route import Decision, Enqueue, Route
 from rdpbalancer.core.status import ServerStatus
-from rdpbalancer.core.waiting import Waiter
 from rdpbalancer.model import Key, ServerId
 from rdpbalancer.stores.sqlite import Database
 from tests.unit.core.farms import SERVICE, Dice, facts, real_server, server_status, sid, virtual_service
@@ -29,12 +29,12 @@ class Caller:
     source: str = "192.0.2.1"
     tried: frozenset[ServerId] = frozenset()
     service: VirtualService | None = None
-    lease: Lease | None = None
-    go: Go | None = None
-    wanted: Wait | None = None
+    lease: ServerSlot | None = None
+    go: Route | None = None
+    wanted: Enqueue | None = None
     waiter: Waiter | None = None
     ticket: int | None = None
-    granted: list[Lease | None] = field(default_factory=list)
+    granted: list[ServerSlot | None] = field(default_factory=list)
 
 
 class Scene:
@@ -99,19 +99,19 @@ class Scene:
         caller = caller or Caller(**brought)
         caller.go = caller.wanted = caller.waiter = None
         match self.decide(caller):
-            case Go() as go:
+            case Route() as go:
                 assert caller.service is not None
                 caller.go = go
                 caller.lease = self.dispatcher.take(
                     caller.service, go, caller.key, source=caller.source, token=caller.token, now=self.now
                 )
-            case Wait() as wanted:
+            case Enqueue() as wanted:
                 self.join(caller, wanted)
             case _:
                 pass
         return caller
 
-    def join(self, caller: Caller, wanted: Wait) -> None:
+    def join(self, caller: Caller, wanted: Enqueue) -> None:
         """Join the queue."""
         caller.wanted = wanted
         caller.waiter = self.dispatcher.wait(

@@ -6,8 +6,8 @@ import pytest
 
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import VirtualService
-from rdpbalancer.core.persist import Binding, Store
-from rdpbalancer.core.route import Go
+from rdpbalancer.core.persistence import Binding, Store
+from rdpbalancer.core.route import Route
 from rdpbalancer.model import Health, Intent, Key, Method, Mode, Reason
 from rdpbalancer.stores.memory import MemoryStore
 from tests.unit.core.farms import ALICE, SERVICE, Dice, facts, real_server, sid, virtual_service
@@ -132,7 +132,7 @@ def test_a_user_whose_server_went_down_is_bound_anew() -> None:
     scene.close(scene.login(ALICE))
     scene.status("ts1", health=Health.DOWN)
     caller = scene.come(key=ALICE)
-    assert Go(sid("ts2"), Reason.REDISPATCH, binds=True, replacing="ts1") == caller.go
+    assert Route(sid("ts2"), Reason.REDISPATCH, binds=True, replacing="ts1") == caller.go
     scene.confirm(caller)
     scene.open(caller)
     scene.status("ts1")
@@ -195,7 +195,7 @@ def test_a_token_creates_and_renews_no_binding() -> None:
     ts1 = real_server("ts1")
     scene = Scene(ts1, "ts2", persistence=policy())
     caller = scene.come(key=ALICE, token=ts1.address)
-    assert Go(sid("ts1"), Reason.TOKEN) == caller.go
+    assert Route(sid("ts1"), Reason.TOKEN) == caller.go
     scene.confirm(caller)
     scene.close(scene.open(caller))
     assert scene.binding(ALICE) is None
@@ -207,7 +207,7 @@ def test_draining_keeps_its_users_and_strict_draining_does_not() -> None:
     scene.close(scene.login(ALICE))
     scene.status("ts1", intent=Intent.DRAIN)
     kept = scene.come(key=ALICE)
-    assert Go(sid("ts1"), Reason.COOKIE, binds=True) == kept.go
+    assert Route(sid("ts1"), Reason.COOKIE, binds=True) == kept.go
     scene.give_back(kept)
     scene.status("ts1", intent=Intent.DRAIN, strict=True)
     assert "ts2" == chosen(scene.come(key=ALICE))
@@ -217,7 +217,7 @@ def test_a_source_binding_says_so() -> None:
     """The record tells by which method a user came back."""
     scene = Scene("ts1")
     scene.close(scene.login(HOME))
-    assert Go(sid("ts1"), Reason.SOURCE_IP, binds=True) == scene.come(key=HOME).go
+    assert Route(sid("ts1"), Reason.SOURCE_IP, binds=True) == scene.come(key=HOME).go
 
 
 def test_ending_an_unknown_session_is_nothing() -> None:

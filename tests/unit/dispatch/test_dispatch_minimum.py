@@ -3,7 +3,7 @@
 import pytest
 
 from rdpbalancer.core.farm import PersistencePolicy
-from rdpbalancer.core.route import Go, Wait
+from rdpbalancer.core.route import Enqueue, Route
 from rdpbalancer.core.status import emptying
 from rdpbalancer.model import Key, Method, Reason, ServerId
 from tests.unit.core.farms import SERVICE, facts, real_server, server_status, sid
@@ -75,7 +75,7 @@ def test_who_is_bound_or_sent_there_still_comes() -> None:
     scene = threshold()
     first, *_ = filled(scene)
     scene.close(first)
-    assert Go(TS1, Reason.TOKEN) == scene.decide(Caller(token=real_server("ts1").address))
+    assert Route(TS1, Reason.TOKEN) == scene.decide(Caller(token=real_server("ts1").address))
 
 
 def test_logins_on_their_way_fill_no_server() -> None:
@@ -95,7 +95,7 @@ def test_who_waits_is_let_in_when_it_opens_again() -> None:
     sessions = filled(scene)
     waiting = [scene.come(key=cookie(f"new{number}")) for number in range(3)]
     bound = scene.come(key=cookie("user0"))
-    assert [Wait(None)] * 3 + [Wait(TS1)] == [caller.wanted for caller in (*waiting, bound)]
+    assert [Enqueue(None)] * 3 + [Enqueue(TS1)] == [caller.wanted for caller in (*waiting, bound)]
     scene.close(sessions[2])
     assert [0, 0, 0, 1] == [len(caller.granted) for caller in (*waiting, bound)]
     scene.wake(bound)
@@ -114,7 +114,7 @@ def test_a_backup_is_no_way_out() -> None:
     ]
     scene = Scene(*servers)
     filled(scene, 2)
-    assert Wait(None) == scene.decide(Caller(key=cookie("new")))
+    assert Enqueue(None) == scene.decide(Caller(key=cookie("new")))
 
 
 def test_a_larger_maximum_ends_it_and_a_smaller_one_does_not() -> None:

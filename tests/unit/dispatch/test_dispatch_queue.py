@@ -2,7 +2,7 @@
 
 import pytest
 
-from rdpbalancer.core.route import Nobody, Wait
+from rdpbalancer.core.route import Enqueue, Reject
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Health, Intent, Key, Method, Reason
 from tests.unit.core.farms import ALICE, SERVICE, real_server, server_status, sid, virtual_service
@@ -33,7 +33,7 @@ def test_who_finds_no_place_waits_and_is_served_first_come_first_served() -> Non
     scene = small("ts1")
     session = scene.login()
     first, second = scene.come(), scene.come()
-    assert [Wait(None), Wait(None)] == [first.wanted, second.wanted]
+    assert [Enqueue(None), Enqueue(None)] == [first.wanted, second.wanted]
     assert 2 == scene.dispatcher.queue_length(SERVICE)
     scene.close(session)
     assert (1, 0) == (len(first.granted), len(second.granted))
@@ -51,7 +51,7 @@ def test_a_granted_place_is_reserved_at_once() -> None:
     session = scene.login()
     waiting = scene.come()
     scene.close(session)
-    assert Wait(None) == scene.come().wanted
+    assert Enqueue(None) == scene.come().wanted
     scene.wake(waiting)
     assert 1 == scene.load("ts1")
 
@@ -62,7 +62,7 @@ def test_a_user_waits_for_the_server_with_the_desktop() -> None:
     scene.login(ALICE)
     scene.login()
     alice, other = scene.come(key=ALICE), scene.come()
-    assert (Wait(sid("ts1")), Wait(None)) == (alice.wanted, other.wanted)
+    assert (Enqueue(sid("ts1")), Enqueue(None)) == (alice.wanted, other.wanted)
     assert (1, 0) == tuple(scene.dispatcher.queue_length(SERVICE, sid(name)) for name in ("ts1", "ts2"))
     scene.close("s2")
     assert (0, 1) == (len(alice.granted), len(other.granted))
@@ -78,7 +78,7 @@ def test_a_token_waits_for_its_server() -> None:
     scene = Scene(ts1, "ts2")
     session = scene.login(token=ts1.address)
     caller = scene.come(token=ts1.address, key=ALICE)
-    assert Wait(sid("ts1")) == caller.wanted
+    assert Enqueue(sid("ts1")) == caller.wanted
     scene.close(session)
     scene.wake(caller)
     assert caller.go is not None
@@ -94,7 +94,7 @@ def test_a_waiter_claims_its_key_with_the_place() -> None:
     scene.close(sessions[1])
     scene.wake(caller)
     assert (Reason.SCHEDULED, "ts2") == (caller.go and caller.go.reason, chosen(caller))
-    assert Wait(sid("ts2")) == scene.come(key=ALICE).wanted
+    assert Enqueue(sid("ts2")) == scene.come(key=ALICE).wanted
 
 
 def test_a_source_key_that_was_bound_meanwhile_says_so() -> None:
@@ -117,7 +117,7 @@ def test_a_place_elsewhere_is_given_back_when_the_key_was_bound_meanwhile() -> N
     scene.close(sessions[1])
     scene.wake(first)
     scene.wake(second)
-    assert ("ts1", Wait(sid("ts1"))) == (chosen(first), second.wanted)
+    assert ("ts1", Enqueue(sid("ts1"))) == (chosen(first), second.wanted)
     scene.wake_all([other])
     assert "ts2" == chosen(other)
 
@@ -133,7 +133,7 @@ def test_two_who_cannot_have_their_own_server_do_not_pass_a_place_round(*, wait_
     session = scene.login()
     tried = frozenset([sid("ts1")]) if wait_when_full else frozenset()
     callers = [scene.come(key=key, tried=tried) for key in (ALICE, BERT)]
-    assert [Wait(None), Wait(None)] == [caller.wanted for caller in callers]
+    assert [Enqueue(None), Enqueue(None)] == [caller.wanted for caller in callers]
     scene.close(session)
     scene.wake_all(callers)
     assert ["ts2", None] == [chosen(caller) for caller in callers]
@@ -145,7 +145,7 @@ def test_with_redispatch_a_place_at_home_is_preferred() -> None:
     scene = pair(persistence=policy(wait_when_full=False))
     home, away = scene.login(ALICE), scene.login()
     alice = scene.come(key=ALICE)
-    assert Wait(None) == alice.wanted
+    assert Enqueue(None) == alice.wanted
     scene.close(away)
     scene.close(home)
     scene.wake(alice)
@@ -160,7 +160,7 @@ def test_a_server_that_failed_the_connection_does_not_serve_its_wait() -> None:
     assert "ts2" == chosen(caller)
     scene.fail(caller)
     scene.come(caller)
-    assert Wait(None) == caller.wanted
+    assert Enqueue(None) == caller.wanted
     taken = scene.login()
     scene.close(taken)
     assert [] == caller.granted
@@ -174,7 +174,7 @@ def test_a_backup_server_serves_those_who_wait_only_as_the_last_resort() -> None
     scene = Scene(real_server("ts1", max_connections=1), real_server("sorry", max_connections=1, backup=True))
     scene.login()
     caller = scene.come()
-    assert Wait(None) == caller.wanted
+    assert Enqueue(None) == caller.wanted
     scene.status("ts1", health=Health.DOWN)
     scene.wake_all([caller])
     assert ("sorry", Reason.BACKUP) == (chosen(caller), caller.go and caller.go.reason)
@@ -201,7 +201,7 @@ def test_one_who_looks_again_keeps_the_turn() -> None:
     scene.status("ts1", health=Health.DOWN)
     assert [None] == alice.granted
     scene.wake(alice)
-    assert Wait(None) == alice.wanted
+    assert Enqueue(None) == alice.wanted
     scene.close("s2")
     assert (1, 0) == (len(alice.granted), len(other.granted))
 
@@ -244,7 +244,7 @@ def test_who_waits_in_vain_is_told_to_look_again() -> None:
     caller = scene.come()
     scene.status("ts1", intent=Intent.HALT)
     assert [None] == caller.granted
-    assert Nobody("all-draining-or-halted") == scene.decide(caller)
+    assert Reject("all-draining-or-halted") == scene.decide(caller)
 
 
 def test_a_strict_drain_sends_bound_users_who_wait_elsewhere() -> None:
@@ -276,7 +276,7 @@ def test_a_removed_server_is_forgotten() -> None:
     scene.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=0, ttl_s=None)
     session = scene.login()
     caller = scene.come(key=ALICE)
-    assert Wait(sid("ts1")) == caller.wanted
+    assert Enqueue(sid("ts1")) == caller.wanted
     scene.configure("ts3", scheduler="weighted-round-robin")
     assert {sid("ts3")} == set(scene.dispatcher.statuses)
     scene.wake(caller)
@@ -307,7 +307,7 @@ def test_a_removed_service_sends_its_waiters_away() -> None:
     callers = [scene.come(), scene.come()]
     scene.apply()
     assert [[None], [None]] == [caller.granted for caller in callers]
-    assert Nobody("service-removed") == scene.decide(callers[0])
+    assert Reject("service-removed") == scene.decide(callers[0])
     assert callers[1].waiter is not None
     scene.dispatcher.leave(SERVICE, callers[1].waiter)
     scene.close(session)
@@ -353,7 +353,7 @@ def test_a_connection_that_waited_over_a_reload_is_decided_by_the_new_farm() -> 
     assert old is caller.service
     assert "ts3" == chosen(caller)
     assert "ts3" == chosen(scene.come())
-    assert Wait(None) == scene.come().wanted
+    assert Enqueue(None) == scene.come().wanted
 
 
 def test_services_do_not_share_places_or_names() -> None:
@@ -366,7 +366,7 @@ def test_services_do_not_share_places_or_names() -> None:
     for server in (sid("ts1"), other_id):
         scene.dispatcher.set_status(server, server_status(), now=0)
     assert "ts1" == chosen(scene.come(Caller(service=one)))
-    assert Wait(None) == scene.come(Caller(service=one)).wanted
+    assert Enqueue(None) == scene.come(Caller(service=one)).wanted
     assert "ts1" == chosen(scene.come(Caller(service=other)))
 
 

@@ -13,7 +13,7 @@ from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import dial
 from rdpbalancer.net.options import KEEPALIVE_IDLE_S
-from rdpbalancer.net.waiting import Waits
+from rdpbalancer.net.poller import Poller
 from rdpbalancer.wire.confirm import build_confirm, build_failure
 from tests.support.house import open_descriptors
 from tests.support.steps import Stepped, stepped, watching
@@ -30,7 +30,7 @@ def no_descriptor_left() -> Iterator[None]:
 
 
 @pytest.fixture
-async def waits() -> AsyncIterator[Waits]:
+async def waits() -> AsyncIterator[Poller]:
     """The loop's waits; none is left, however a dial ended."""
     with watching() as made:
         yield made
@@ -57,7 +57,7 @@ def soon(seconds: float = 2.0) -> float:
     return time.monotonic() + seconds
 
 
-async def test_a_connected_socket_is_ready_for_a_long_day(waits: Waits) -> None:
+async def test_a_connected_socket_is_ready_for_a_long_day(waits: Poller) -> None:
     """Non-blocking, no delay, keepalive on; watched until it is given away."""
     async with LabServer() as lab:
         upstream = await stepped(dial.connect(waits, ["127.0.0.1"], lab.port, deadline_at=soon()))
@@ -71,7 +71,7 @@ async def test_a_connected_socket_is_ready_for_a_long_day(waits: Waits) -> None:
         sock.close()
 
 
-async def test_a_connection_that_is_closed(waits: Waits) -> None:
+async def test_a_connection_that_is_closed(waits: Poller) -> None:
     """The socket is closed, and watched no longer; closing it twice does no harm."""
     async with LabServer() as lab:
         upstream = await stepped(dial.connect(waits, ["127.0.0.1"], lab.port, deadline_at=soon()))
@@ -81,7 +81,7 @@ async def test_a_connection_that_is_closed(waits: Waits) -> None:
         upstream.close()
 
 
-async def test_the_source_address_may_be_chosen(waits: Waits) -> None:
+async def test_the_source_address_may_be_chosen(waits: Poller) -> None:
     """The server sees the address that was asked for."""
     async with LabServer() as lab:
         upstream = await stepped(
@@ -93,7 +93,7 @@ async def test_the_source_address_may_be_chosen(waits: Waits) -> None:
 
 
 @pytest.mark.parametrize(("fault", "code"), [("refuse", "refused"), ("dial-hangs", "timeout")])
-async def test_a_failed_dial(waits: Waits, fault: str, code: str) -> None:
+async def test_a_failed_dial(waits: Poller, fault: str, code: str) -> None:
     """Refused and unanswered are told apart."""
     async with LabServer() as lab:
         lab.faults.inject(fault)
@@ -111,7 +111,7 @@ async def test_a_failed_dial(waits: Waits, fault: str, code: str) -> None:
     ],
 )
 async def test_what_is_not_the_servers_fault(
-    waits: Waits, addresses: list[str], local: tuple[str, int] | None, code: str
+    waits: Poller, addresses: list[str], local: tuple[str, int] | None, code: str
 ) -> None:
     """A name without address, an address of ours that is none."""
     with pytest.raises(ServerError) as caught:
@@ -119,7 +119,7 @@ async def test_what_is_not_the_servers_fault(
     assert code == caught.value.code
 
 
-async def test_every_address_is_tried(waits: Waits) -> None:
+async def test_every_address_is_tried(waits: Poller) -> None:
     """An IPv6 address that refuses, one that hangs, and the one that answers, within the deadline."""
     async with LabServer() as lab, LabServer(host="127.0.0.2", port=lab.port) as hanging:
         hanging.faults.inject("dial-hangs")
@@ -132,7 +132,7 @@ async def test_every_address_is_tried(waits: Waits) -> None:
         hanging.faults.clear()
 
 
-async def test_a_dial_that_is_cancelled_closes_its_socket(waits: Waits) -> None:
+async def test_a_dial_that_is_cancelled_closes_its_socket(waits: Poller) -> None:
     """Nobody waits any more: nothing stays open (see the fixtures)."""
     async with LabServer() as lab:
         lab.faults.inject("dial-hangs")
@@ -144,7 +144,7 @@ async def test_a_dial_that_is_cancelled_closes_its_socket(waits: Waits) -> None:
         lab.faults.clear()
 
 
-async def test_a_wait_that_ends_for_nothing_is_no_connection(waits: Waits) -> None:
+async def test_a_wait_that_ends_for_nothing_is_no_connection(waits: Poller) -> None:
     """A descriptor's number may be new in the very batch that tells of its predecessor: dialling goes on."""
     async with LabServer() as lab:
         lab.faults.inject("dial-hangs")
@@ -163,7 +163,7 @@ CONFIRM = build_confirm(selected_protocol=2)
 
 
 @pytest.mark.parametrize("pieces", [[CONFIRM], [CONFIRM[:1], CONFIRM[1:7], CONFIRM[7:]], [CONFIRM + b"more"]])
-async def test_a_confirm_in_any_pieces(waits: Waits, pieces: list[bytes]) -> None:
+async def test_a_confirm_in_any_pieces(waits: Poller, pieces: list[bytes]) -> None:
     """It is waited for to its end; what lies behind it comes along."""
 
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -182,7 +182,7 @@ async def test_a_confirm_in_any_pieces(waits: Waits, pieces: list[bytes]) -> Non
 
 
 @pytest.mark.parametrize(("reply", "failure"), [(build_failure(5), 5), (b"HTTP/1.1 400\r\n", None)])
-async def test_other_answers(waits: Waits, reply: bytes, failure: int | None) -> None:
+async def test_other_answers(waits: Poller, reply: bytes, failure: int | None) -> None:
     """A failure is a confirm that says so; anything else is returned as it is, without one."""
 
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,7 +205,7 @@ async def test_other_answers(waits: Waits, reply: bytes, failure: int | None) ->
         ("partial-confirm-then-close", "closed"),
     ],
 )
-async def test_no_answer(waits: Waits, fault: str, code: str) -> None:
+async def test_no_answer(waits: Poller, fault: str, code: str) -> None:
     """Closed, reset and silent servers are told apart; another may be tried after each."""
     async with LabServer() as lab:
         lab.faults.inject(fault)
@@ -217,7 +217,7 @@ async def test_no_answer(waits: Waits, fault: str, code: str) -> None:
     assert (code, True) == (caught.value.code, caught.value.try_another_server)
 
 
-async def test_a_server_that_takes_nothing(waits: Waits) -> None:
+async def test_a_server_that_takes_nothing(waits: Poller) -> None:
     """A request that the server's buffers do not take in time is a failure of the server."""
     async with LabServer() as lab:
         lab.faults.inject("blackhole")
@@ -228,7 +228,7 @@ async def test_a_server_that_takes_nothing(waits: Waits) -> None:
     assert "timeout" == caught.value.code
 
 
-async def test_a_large_request_is_sent_in_pieces(waits: Waits) -> None:
+async def test_a_large_request_is_sent_in_pieces(waits: Poller) -> None:
     """What the buffers do not take at once goes when there is room, each byte once and in order."""
     data = bytes(range(256)) * 64 * 1024
     received = bytearray()

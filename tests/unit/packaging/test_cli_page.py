@@ -10,7 +10,7 @@ from rdpbalancer import cli
 from rdpbalancer.cli import output
 from rdpbalancer.lab.agent import AgentMode
 from rdpbalancer.lab.conversations import BEHAVIOURS
-from rdpbalancer.lab.faults import Fault
+from rdpbalancer.lab.faults import LabFault
 from rdpbalancer.lab.security import SECURITY
 from tests.unit.packaging.pages import DOCS, codes, first_codes, rows, section
 
@@ -79,5 +79,5 @@ def test_exit_codes_are_documented() -> None:
 def test_the_words_of_the_simulated_parts_are_documented() -> None:
     """Options that take a word from a list have the whole list on the page."""
     server = codes(section(_PAGE, "## `rdpbalancer lab server`"))
-    assert {*Fault, *BEHAVIOURS, *SECURITY} <= set(server)
+    assert {*LabFault, *BEHAVIOURS, *SECURITY} <= set(server)
     assert set(AgentMode) <= set(codes(section(_PAGE, "## `rdpbalancer lab agent`")))

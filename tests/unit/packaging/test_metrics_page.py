@@ -16,7 +16,7 @@ from tests.unit.packaging.pages import DOCS, REPOSITORY, codes, first_codes, row
 _PAGE: Final = DOCS / "reference" / "metrics.md"
 _REASONS: Final = "### Reasons of failed handshakes"
 # Errors that end a connection before it is a session; each one's code is a reason.
-_ERRORS: Final = {"ProtocolError", "ClientError", "RefusedError", "ServerError", "NoServerError", "Nobody"}
+_ERRORS: Final = {"ProtocolError", "ClientError", "RejectedError", "ServerError", "NoServerError", "Reject"}
 
 
 def registered() -> dict[str, tuple[str, frozenset[str]]]:

@@ -13,10 +13,10 @@ import pytest
 from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.net import options
 from rdpbalancer.relay import peers
-from rdpbalancer.relay.peers import Peer, SendState, judge
+from rdpbalancer.relay.peers import PeerState, SendState, judge
 from rdpbalancer.relay.pump import Pump, PumpedSession
 from tests.support.wait import wait_until_async
-from tests.unit.relay.conftest import Run
+from tests.unit.conftest import Run
 from tests.unit.relay.test_pump import tcp_pair
 
 # Instead of 105 s: the kernel's first three window probes come within 1.4 s (200 ms, doubled each time).
@@ -236,18 +236,21 @@ def test_the_timeout_is_the_one_that_sessions_have() -> None:
 @pytest.mark.parametrize(
     ("state", "peer"),
     [
-        (SendState(unacked=0, unsent=0, window=0, probes=9, silent_ms=9_000_000), Peer.HAS_ALL),
-        (SendState(unacked=3, unsent=0, window=64_000, probes=0, silent_ms=9_000_000), Peer.ACKNOWLEDGES),
-        (SendState(unacked=3, unsent=9, window=64_000, probes=0, silent_ms=1), Peer.ACKNOWLEDGES),
-        (SendState(unacked=0, unsent=9, window=0, probes=0, silent_ms=1), Peer.STOPPED_READING),
-        (SendState(unacked=0, unsent=9, window=500, probes=1, silent_ms=1), Peer.STOPPED_READING),
-        (SendState(unacked=3, unsent=9, window=0, probes=0, silent_ms=1), Peer.STOPPED_READING),
-        (SendState(unacked=0, unsent=9, window=0, probes=2, silent_ms=9_000_000), Peer.STOPPED_READING),
-        (SendState(unacked=0, unsent=9, window=0, probes=3, silent_ms=104_999), Peer.STOPPED_READING),
-        (SendState(unacked=0, unsent=9, window=0, probes=3, silent_ms=105_000), Peer.GONE),
+        (SendState(unacked=0, unsent=0, window=0, probes=9, silent_ms=9_000_000), PeerState.HAS_ALL),
+        (
+            SendState(unacked=3, unsent=0, window=64_000, probes=0, silent_ms=9_000_000),
+            PeerState.ACKNOWLEDGES,
+        ),
+        (SendState(unacked=3, unsent=9, window=64_000, probes=0, silent_ms=1), PeerState.ACKNOWLEDGES),
+        (SendState(unacked=0, unsent=9, window=0, probes=0, silent_ms=1), PeerState.STOPPED_READING),
+        (SendState(unacked=0, unsent=9, window=500, probes=1, silent_ms=1), PeerState.STOPPED_READING),
+        (SendState(unacked=3, unsent=9, window=0, probes=0, silent_ms=1), PeerState.STOPPED_READING),
+        (SendState(unacked=0, unsent=9, window=0, probes=2, silent_ms=9_000_000), PeerState.STOPPED_READING),
+        (SendState(unacked=0, unsent=9, window=0, probes=3, silent_ms=104_999), PeerState.STOPPED_READING),
+        (SendState(unacked=0, unsent=9, window=0, probes=3, silent_ms=105_000), PeerState.GONE),
     ],
 )
-def test_judging(state: SendState, peer: Peer) -> None:
+def test_judging(state: SendState, peer: PeerState) -> None:
     """Closed window: nothing on its way though there is more, or a window that was shrunk to nothing."""
     assert peer is judge(state, user_timeout_ms=105_000)
 

@@ -20,7 +20,7 @@ from rdpbalancer.relay.pump import (
     PumpedSession,
 )
 from tests.support.wait import wait_until_async
-from tests.unit.relay.conftest import Run
+from tests.unit.conftest import Run
 
 
 class Rig:

@@ -14,30 +14,30 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from rdpbalancer.model import CloseReason, SessionFacts
-from rdpbalancer.relay.channel import Channel, pair
-from rdpbalancer.relay.inline import InlineRelay
-from rdpbalancer.relay.messages import (
+from rdpbalancer.ipc.channel import Channel, pair
+from rdpbalancer.ipc.relay_messages import (
     FROM_RELAY,
+    MIGRATION_MESSAGES,
     PROTOCOL_VERSION,
-    TO_HEIR,
     TO_RELAY,
-    Hello,
-    Live,
-    Moved,
-    Ping,
-    Pong,
-    Retire,
+    LiveSessions,
+    MigratedSession,
+    MigrateOut,
+    PingRelay,
+    PongRelay,
+    RelayHello,
+    RetireRelay,
     SessionState,
-    Stop,
-    Surrender,
+    StopRelay,
 )
+from rdpbalancer.model import CloseReason, SessionFacts
+from rdpbalancer.relay.inline import InlineRelay
 from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.relay.worker import Relay
 from rdpbalancer.tasks import spawn
 from tests.support.house import open_descriptors
 from tests.support.wait import wait_until_async
-from tests.unit.relay.conftest import Run
+from tests.unit.conftest import Run
 from tests.unit.relay.test_pump import read, tcp_pair, write
 from tests.unit.relay.told import Books
 
@@ -57,7 +57,7 @@ class Held:
 
     async def stop(self) -> None:
         """End it as a supervisor does."""
-        self.supervisor.send(Stop())
+        self.supervisor.send(StopRelay())
         async with asyncio.timeout(5):
             await self.task
         self.supervisor.close()
@@ -141,15 +141,15 @@ def test_the_supervisor_is_answered_and_obeyed(run: Run) -> None:
 
     async def scene() -> None:
         async with held() as h:
-            h.supervisor.send(Ping(7))
+            h.supervisor.send(PingRelay(7))
             await wait_until_async(lambda: h.answers, 5, "the answer")
-            assert [Pong(7)] == h.answers
+            assert [PongRelay(7)] == h.answers
             books = Books()
             pool = RelayPool(books)
             pool.add(1, h.router_end.dup())
             await pool.introduced()
             ends = [await adopted(pool, 1)]
-            h.supervisor.send(Stop())
+            h.supervisor.send(StopRelay())
             await wait_until_async(h.task.done, 5, "the relay's end")
             assert b"" == await read(ends[0][0], 1)
             close(ends)
@@ -199,8 +199,8 @@ def test_a_relay_of_another_version_gets_nothing_new(run: Run, version: int) -> 
         ours, theirs = pair()
         stranger = Channel(theirs, TO_RELAY, on_message=lambda *_: None, on_close=lambda: None)
         pool.add(1, ours)
-        stranger.send(Hello(version, 1))
-        stranger.send(Live([SessionState("old", b"", 1, 2)], last=True))
+        stranger.send(RelayHello(version, 1))
+        stranger.send(LiveSessions([SessionState("old", b"", 1, 2)], last=True))
         await pool.introduced()
         assert ({"old": 1}, {1: 1}) == (books.live, pool.sessions())
         async with held() as h:
@@ -329,7 +329,7 @@ async def fill(line: socket.socket, relay: Held, sessions: int) -> socket.socket
     """Have a relay give its sessions away until the line takes no more; return the heir's end."""
     giving, inheriting = pair()
     line.sendmsg(
-        [msgspec.msgpack.encode(Surrender(sessions))],
+        [msgspec.msgpack.encode(MigrateOut(sessions))],
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [giving.fileno()]))],
     )
     giving.close()
@@ -349,8 +349,8 @@ def moved_over(line: socket.socket) -> list[str]:
     ids = []
     with contextlib.suppress(BlockingIOError):
         while data := line.recv(100_000):
-            moved = TO_HEIR.decode(data)
-            assert isinstance(moved, Moved)
+            moved = MIGRATION_MESSAGES.decode(data)
+            assert isinstance(moved, MigratedSession)
             ids.append(moved.id)
     line.close()
     return ids
@@ -435,10 +435,10 @@ def test_a_retired_relay_stays_until_it_has_been_heard(run: Run) -> None:
     async def scene() -> None:
         made = Held()
         encode = msgspec.msgpack.encode
-        made.router_end.send(encode(Hello(PROTOCOL_VERSION, 1)))
-        made.router_end.send(encode(Retire()))
-        made.supervisor.send(Ping(1))
-        made.supervisor.send(Ping(2))
+        made.router_end.send(encode(RelayHello(PROTOCOL_VERSION, 1)))
+        made.router_end.send(encode(RetireRelay()))
+        made.supervisor.send(PingRelay(1))
+        made.supervisor.send(PingRelay(2))
         await wait_until_async(lambda: len(made.answers) == 2, 5, "a relay that lives")
         assert not made.task.done()
         for _ in range(2):

@@ -9,19 +9,19 @@ from typing import TypeVar
 import msgspec
 
 from rdpbalancer.errors import ChannelError
+from rdpbalancer.ipc import relay_messages
+from rdpbalancer.ipc.channel import Channel, pair
+from rdpbalancer.ipc.relay_messages import MigrateIn, SessionEnded, SessionsArrived, SessionState
 from rdpbalancer.model import CloseReason, CloseSide
-from rdpbalancer.relay import messages
-from rdpbalancer.relay.channel import Channel, pair
-from rdpbalancer.relay.messages import Arrived, Ended, Inherit, SessionState
 from rdpbalancer.relay.pool import DEFAULT_CAPACITY, RelayPool
 from tests.support.wait import wait_until_async
 
 Told = TypeVar("Told", bound=msgspec.Struct)
 
 
-def ended(session_id: str) -> Ended:
+def ended(session_id: str) -> SessionEnded:
     """Return what a relay tells of a session's end."""
-    return Ended(session_id, b"", CloseReason.EOF, CloseSide.CLIENT, 0, 0, 0.0)
+    return SessionEnded(session_id, b"", CloseReason.EOF, CloseSide.CLIENT, 0, 0, 0.0)
 
 
 class Books:
@@ -32,7 +32,7 @@ class Books:
         self.moves: dict[str, int] = {}
         self.moved: dict[str, tuple[int, int]] = {}
         self.lost: list[int] = []
-        self.ended: list[Ended] = []
+        self.ended: list[SessionEnded] = []
 
     def session_live(self, state: SessionState, relay: int) -> None:
         """Note where a session is, and how often it has moved."""
@@ -43,7 +43,7 @@ class Books:
         """Note byte counts."""
         self.moved[session_id] = (bytes_up, bytes_down)
 
-    def session_ended(self, end: Ended, relay: int) -> None:
+    def session_ended(self, end: SessionEnded, relay: int) -> None:
         """Note an end."""
         del relay
         self.ended.append(end)
@@ -64,20 +64,20 @@ class ToldRelay:
         self.told: list[msgspec.Struct] = []
         self.moves = 0
         self.sockets: list[socket.socket] = []
-        self.line = Channel(theirs, messages.TO_RELAY, on_message=self._heard, on_close=lambda: None)
+        self.line = Channel(theirs, relay_messages.TO_RELAY, on_message=self._heard, on_close=lambda: None)
         self.pid = pid
         self.states = [SessionState(f"r{pid}s{number}", b"", 0, 0) for number in range(sessions)]
 
     def _heard(self, message: msgspec.Struct, sockets: list[socket.socket]) -> None:
         self.told.append(message)
         self.sockets += sockets
-        if isinstance(message, messages.Hello) and not self.silent:
+        if isinstance(message, relay_messages.RelayHello) and not self.silent:
             self.answer(message.router)
 
     def answer(self, router: str) -> None:
         """Tell its sessions to whom that word is of."""
-        self.line.send(messages.Hello(messages.PROTOCOL_VERSION, self.pid, router=router))
-        self.line.send(messages.Live(self.states, last=True))
+        self.line.send(relay_messages.RelayHello(relay_messages.PROTOCOL_VERSION, self.pid, router=router))
+        self.line.send(relay_messages.LiveSessions(self.states, last=True))
 
     def all_of(self, kind: type[Told]) -> list[Told]:
         """Return what it was told of a kind."""
@@ -86,12 +86,12 @@ class ToldRelay:
     def arrived(self, move: str, *ids: str, last: bool = False) -> None:
         """Say that these have come."""
         states = [SessionState(session_id, b"", 0, 0, moves=1) for session_id in ids]
-        self.line.send(Arrived(move, states, last))
+        self.line.send(SessionsArrived(move, states, last))
 
     async def inherits(self) -> str:
         """Wait until it is to inherit something more, say that it is there, and return the move."""
-        await wait_until_async(lambda: len(self.all_of(Inherit)) > self.moves, 5, "an inheritance")
-        move = self.all_of(Inherit)[self.moves].move
+        await wait_until_async(lambda: len(self.all_of(MigrateIn)) > self.moves, 5, "an inheritance")
+        move = self.all_of(MigrateIn)[self.moves].move
         self.moves += 1
         self.arrived(move)
         return move
@@ -140,7 +140,7 @@ async def party(
     made = Party(sessions, capacity=capacity, silent=silent, books=books or Books())
     try:
         if silent:
-            await asyncio.gather(*(relay.is_told(messages.Hello) for relay in made.relays))
+            await asyncio.gather(*(relay.is_told(relay_messages.RelayHello) for relay in made.relays))
         else:
             await made.pool.introduced()
         made.pool.surrender(surrender)

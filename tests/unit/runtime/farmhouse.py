@@ -13,17 +13,17 @@ from rdpbalancer.core.admission import Admission
 from rdpbalancer.core.dispatch import Dispatcher
 from rdpbalancer.core.farm import Farm, HealthPolicy, RealServer, VirtualService
 from rdpbalancer.core.ledger import LiveSession
+from rdpbalancer.ipc.relay_messages import SessionEnded, SessionState
 from rdpbalancer.model import CloseReason, CloseSide, Endpoint, Health, Key, ServerId, SessionFacts
-from rdpbalancer.relay.messages import Ended, SessionState
-from rdpbalancer.runtime.keeper import Keeper
 from rdpbalancer.runtime.operator import Operator
+from rdpbalancer.runtime.server_monitor import ServerStatusManager
+from rdpbalancer.runtime.session_tracker import SessionTracker
 from rdpbalancer.runtime.views import Views
-from rdpbalancer.runtime.watch import Watch
 from rdpbalancer.stores.sqlite import Database
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
-from rdpbalancer.telemetry.logs import UserNames
+from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics
 from tests.unit.core.farms import SERVICE, Dice, facts, real_server, server_status, sid, virtual_service
 
@@ -51,15 +51,15 @@ class Farmhouse:
             rng=Dice(0.5),
         )
         self.admission = Admission(max_half_open=100)
-        self.account = Account(self.metrics, UserNames("plain", b""))
-        self.keeper = Keeper(
+        self.account = Account(self.metrics, UserMasking("plain", b""))
+        self.keeper = SessionTracker(
             dispatcher=self.dispatcher,
             admission=self.admission,
             account=self.account,
             events=self.events,
             clock=self.clock,
         )
-        self.watch = Watch(
+        self.watch = ServerStatusManager(
             dispatcher=self.dispatcher,
             metrics=self.metrics,
             events=self.events,
@@ -162,9 +162,9 @@ def state_of(known: SessionFacts, *, up: int = 0, down: int = 0, moves: int = 0)
     return SessionState(known.id, msgspec.msgpack.encode(known), up, down, moves)
 
 
-def ended(known: SessionFacts, *, up: int = 0, down: int = 0, **said: Any) -> Ended:
+def ended(known: SessionFacts, *, up: int = 0, down: int = 0, **said: Any) -> SessionEnded:
     """Return what a relay tells of a session's end."""
-    return Ended(
+    return SessionEnded(
         known.id,
         msgspec.msgpack.encode(known),
         said.pop("reason", CloseReason.EOF),

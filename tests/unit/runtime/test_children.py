@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from rdpbalancer.relay import messages as relay_messages
-from rdpbalancer.relay.channel import pair
+from rdpbalancer.ipc import relay_messages
+from rdpbalancer.ipc.channel import pair
 from rdpbalancer.runtime import children, program
 from rdpbalancer.runtime.children import Child
 from rdpbalancer.runtime.signals import HARMLESS
@@ -109,7 +109,7 @@ async def test_what_a_child_says_is_heard(watch: Watch) -> None:
         " [s.send(bytes([0x92, 0xa4]) + b'pong' + bytes([n])) for n in (1, 2, 3)]"
     )
     await wait_until_async(lambda: len(watcher.said) == 3, PATIENCE_S, "three words")
-    assert [relay_messages.Pong(number) for number in (1, 2, 3)] == watcher.said
+    assert [relay_messages.PongRelay(number) for number in (1, 2, 3)] == watcher.said
     assert "exit status 0" == await watcher.end()
 
 
@@ -144,13 +144,13 @@ async def test_a_relay_as_the_supervisor_starts_it() -> None:
     relay_end.close()
     pid = started.pid
     watcher = Watcher(pid, started.line, started.failures)
-    watcher.child.channel.send(relay_messages.Ping(7))
+    watcher.child.channel.send(relay_messages.PingRelay(7))
     await wait_until_async(lambda: bool(watcher.said), PATIENCE_S, "an answer")
-    assert [relay_messages.Pong(7)] == watcher.said
+    assert [relay_messages.PongRelay(7)] == watcher.said
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *HARMLESS):
         os.kill(pid, number)
     assert title(pid).startswith(b"rdpbalancer: relay 1")
-    watcher.child.channel.send(relay_messages.Stop())
+    watcher.child.channel.send(relay_messages.StopRelay())
     assert "exit status 0" == await watcher.end()
     router_end.close()
     os.close(archive.code)

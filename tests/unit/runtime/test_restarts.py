@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from rdpbalancer.relay import messages as relay_messages
-from rdpbalancer.runtime import active, messages
+from rdpbalancer.ipc import relay_messages, router_messages
+from rdpbalancer.runtime import running_config
 from rdpbalancer.runtime.notify import Notifier
 from rdpbalancer.runtime.program import Program
 from rdpbalancer.runtime.supervisor import HANG_S, Supervisor
@@ -69,7 +69,7 @@ async def supervisor(tmp_path: Path, clock: Clock) -> Supervisor:
         " real_servers: [{name: a, address: '192.0.2.1:3389'}]}]\n"
     )
     made = Supervisor(
-        active.read(path, environ={}),
+        running_config.read(path, environ={}),
         events=Events(),
         notifier=Notifier({}),
         program=Program(sys.executable, "1.0"),
@@ -148,7 +148,9 @@ async def test_all_that_died_is_started_where_the_way_back_is_closed(
 
 
 @pytest.mark.parametrize(
-    ("role", "ping"), [("router", messages.Ping), ("relay", relay_messages.Ping)], ids=["router", "relay"]
+    ("role", "ping"),
+    [("router", router_messages.PingRouter), ("relay", relay_messages.PingRelay)],
+    ids=["router", "relay"],
 )
 def test_a_process_whose_loop_stands_still_is_killed(supervisor: Supervisor, role: str, ping: type) -> None:
     """One that answers is asked again; one that has not for too long is told in the log, and killed."""
@@ -171,7 +173,9 @@ def test_sighup_at_a_stop_reloads_nothing(
     supervisor._router = router  # type: ignore[assignment]
     supervisor.router_ready, supervisor._stopping = True, stopping
     supervisor._reload()
-    expected = [messages.ReopenLog] if stopping else [messages.ReopenLog, messages.Reload]
+    expected = (
+        [router_messages.ReopenLog] if stopping else [router_messages.ReopenLog, router_messages.Reload]
+    )
     assert expected == [type(message) for message in router.heard]
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from rdpbalancer.core.farm import AgentPolicy
-from rdpbalancer.core.waiting import WaitingClient
+from rdpbalancer.core.queue import QueuedClient
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import Health, Intent, Key, Method
 from rdpbalancer.runtime.views import Views
@@ -351,7 +351,7 @@ async def test_who_waits(house: Farmhouse) -> None:
     """For which server, since when, the first first; by service."""
     since = house.now
     for number, server in enumerate((None, sid("ts2"))):
-        who = WaitingClient(f"192.0.2.{number}:5000", None if number else "alice", since + number)
+        who = QueuedClient(f"192.0.2.{number}:5000", None if number else "alice", since + number)
         house.dispatcher.wait(SERVICE, server, lambda _: None, ticket=None, client=who)
     house.now += 10
     first, second = await house.rows("queue")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from rdpbalancer.core.admission import Place
+from rdpbalancer.core.admission import AdmissionSlot
 from rdpbalancer.core.farm import VirtualService
-from rdpbalancer.core.route import Go
+from rdpbalancer.core.route import Route
 from rdpbalancer.errors import ChannelError, ServerError
-from rdpbalancer.lab.opening import Opening
+from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Endpoint, Reason, SessionFacts
-from rdpbalancer.session import Sessions
+from rdpbalancer.session import ConnectionHandler
 from rdpbalancer.session.connection import Connection
 from rdpbalancer.wire.confirm import DISCONNECT
 from tests.support.steps import stepped
@@ -56,7 +56,7 @@ class Way:
         for server in service.servers:
             self.house.watch._resolved(server.id, ("127.0.0.1",))
         self.relays = NoRelayYet()
-        self.sessions = Sessions(
+        self.sessions = ConnectionHandler(
             dispatcher=self.house.dispatcher,
             admission=self.house.admission,
             relays=self.relays,
@@ -75,7 +75,7 @@ class Way:
     async def up_to_the_relay(self) -> socket.socket:
         """Let a client come in and be answered by its server; return its end when it waits for a relay."""
         client, ours, address = accepted()
-        client.sendall(Opening(cookie=ALICE.value).request())
+        client.sendall(LabOpening(cookie=ALICE.value).request())
         self.sessions.connected(self.service, ours, address)
         await wait_until_async(lambda: self.relays.waiting, PATIENCE_S, "waiting for a relay")
         return client
@@ -161,7 +161,7 @@ async def test_a_client_that_had_left_before_its_server_failed(way: Way, how: st
     way.house.apply(service_of([local_server("ts1", port=dead), local_server("ts2", port=dead)]))
     way.house.watch._resolved(sid("ts2"), ("127.0.0.1",))
     client, ours, address = accepted()
-    client.sendall(Opening(cookie=ALICE.value).request())
+    client.sendall(LabOpening(cookie=ALICE.value).request())
     client.shutdown(socket.SHUT_WR)
     if how == "close":
         client.close()
@@ -197,13 +197,13 @@ async def test_a_desktop_that_was_confirmed_stays_bound(way: Way) -> None:
 async def test_a_server_that_a_reload_has_removed_is_not_dialled(way: Way) -> None:
     """Chosen a moment ago, configured no more: another one is tried; that is no defect of ours."""
     service = way.service
-    go = Go(sid("ts1"), Reason.SCHEDULED)
+    go = Route(sid("ts1"), Reason.SCHEDULED)
     lease = way.house.dispatcher.take(service, go, None, now=way.house.now)
     assert lease is not None
     way.house.apply(service_of(["ts2"]))
     client, ours = socket.socketpair()
     with client, ours:
-        conn = Connection(service, ours, Endpoint("192.0.2.1", 1), Place(SERVICE), 0.0)
+        conn = Connection(service, ours, Endpoint("192.0.2.1", 1), AdmissionSlot(SERVICE), 0.0)
         with pytest.raises(ServerError, match="not configured any more") as caught:
             await stepped(way.sessions._dial(conn, lease, go))
         assert "removed" == caught.value.code

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 from rdpbalancer.model import Method, Mode
 from rdpbalancer.settings.load import loads
-from rdpbalancer.settings.schema import FeedbackAgent
+from rdpbalancer.settings.schema import FeedbackAgentSettings
 from tests.unit.settings.farm import farm, loaded, problems, service
 
 
@@ -126,8 +126,8 @@ AGENTS = """real_servers:
 def test_agents_of_servers() -> None:
     """A server takes the service's agent, changes it, or has none."""
     item = loaded(farm("feedback_agent: {interval: 5s}", servers=AGENTS)).virtual_services[0]
-    common = FeedbackAgent(interval=5.0)
-    assert [common, None, FeedbackAgent(interval=5.0, port=9), None, common] == [
+    common = FeedbackAgentSettings(interval=5.0)
+    assert [common, None, FeedbackAgentSettings(interval=5.0, port=9), None, common] == [
         server.feedback_agent for server in item.real_servers
     ]
 
@@ -136,7 +136,7 @@ def test_agents_of_servers_of_a_service_without() -> None:
     """Without an agent of the service a server may have one of its own."""
     for line in ("", "feedback_agent: null", "feedback_agent: false"):
         item = loaded(farm(line, servers=AGENTS)).virtual_services[0]
-        assert [None, None, FeedbackAgent(port=9), None, FeedbackAgent()] == [
+        assert [None, None, FeedbackAgentSettings(port=9), None, FeedbackAgentSettings()] == [
             server.feedback_agent for server in item.real_servers
         ]
 
@@ -148,7 +148,7 @@ def test_a_service_can_turn_off_the_agent_of_defaults() -> None:
         loaded(farm(line, before=before)).virtual_services[0].feedback_agent
         for line in ("", "feedback_agent: null", "feedback_agent: false", "feedback_agent: {}")
     ]
-    assert [FeedbackAgent(port=9), None, None, FeedbackAgent(port=9)] == agents
+    assert [FeedbackAgentSettings(port=9), None, None, FeedbackAgentSettings(port=9)] == agents
 
 
 def test_environment_defaults_to_none() -> None:

@@ -9,7 +9,14 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from rdpbalancer.settings.load import load
-from rdpbalancer.settings.schema import Document, Global, ServiceDefaults, Settings, json_schema, known_keys
+from rdpbalancer.settings.schema import (
+    Document,
+    GlobalSettings,
+    ServiceDefaults,
+    Settings,
+    json_schema,
+    known_keys,
+)
 from tests.unit.settings.farm import farm, loaded, problems
 
 ROOT = Path(__file__).parents[3]
@@ -112,7 +119,7 @@ def test_the_samples_are_right(name: str) -> None:
 def test_the_sample_shows_the_defaults() -> None:
     """What the sample says is what holds without it."""
     settings = load(SAMPLE, environ={})
-    assert Global() == settings.global_
+    assert GlobalSettings() == settings.global_
     service = settings.virtual_services[0]
     assert ServiceDefaults() == ServiceDefaults(
         **{name: getattr(service, name) for name in ServiceDefaults.model_fields}

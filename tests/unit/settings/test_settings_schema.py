@@ -22,7 +22,7 @@ def test_the_defaults_of_a_service() -> None:
     assert Mode.RDP is service.mode
     assert "weighted-least-connections" == service.scheduler
     assert (
-        schema.Persistence(
+        schema.PersistenceSettings(
             methods=(Method.ROUTING_TOKEN, Method.RDP_COOKIE, Method.SOURCE_IP),
             timeout=3600.0,
             max_entries=100_000,
@@ -37,18 +37,18 @@ def test_the_defaults_of_a_service() -> None:
         == service.persistence
     )
     assert (
-        schema.HealthCheck(
+        schema.HealthCheckSettings(
             type="rdp", interval=2.0, fast_interval=0.5, timeout=2.0, rise=2, fall=3, observe=True, port=None
         )
         == service.health_check
     )
     assert service.feedback_agent is None
     assert (
-        schema.Timeouts(handshake=5.0, connect=5.0, confirm=10.0, queue=30.0, idle=43200.0)
+        schema.TimeoutSettings(handshake=5.0, connect=5.0, confirm=10.0, queue=30.0, idle=43200.0)
         == service.timeouts
     )
     assert (
-        schema.Limits(
+        schema.LimitSettings(
             max_sessions=0,
             per_source=schema.PerSource(sessions=0, half_open=0, rate=Rate(0, 10.0)),
             allow=(),
@@ -74,7 +74,7 @@ def test_the_defaults_of_a_server() -> None:
         server.backup,
         server.token_addresses,
     )
-    assert schema.HealthCheck() == server.health_check
+    assert schema.HealthCheckSettings() == server.health_check
     assert server.feedback_agent is None
     assert (server.address,) == server.token_targets
 
@@ -85,7 +85,7 @@ def test_the_defaults_of_the_balancer() -> None:
     assert Path("/var/lib/rdpbalancer") == settings.state_dir
     assert Path("/run/rdpbalancer") == settings.runtime_dir
     assert "auto" == settings.relays
-    assert schema.Log(format="auto", level="info", user="hash", file=None) == settings.log
+    assert schema.LogSettings(format="auto", level="info", user="hash", file=None) == settings.log
     assert Endpoint("127.0.0.1", 9389) == settings.metrics.listen
     assert 4096 == settings.limits.max_half_open
     assert (30.0, 10.0) == (settings.resolve_interval, settings.shutdown_timeout)
@@ -129,27 +129,29 @@ global:
             before=before,
         )
     )
-    assert schema.Global(
+    assert schema.GlobalSettings(
         state_dir=Path("/srv/state"),
         runtime_dir=Path("/srv/run"),
         relays=0,
-        log=schema.Log(format="logfmt", level="debug", user="off", file=Path("/var/log/rdpbalancer.log")),
-        metrics=schema.Metrics(listen=None),
-        limits=schema.GlobalLimits(max_half_open=1),
+        log=schema.LogSettings(
+            format="logfmt", level="debug", user="off", file=Path("/var/log/rdpbalancer.log")
+        ),
+        metrics=schema.MetricsSettings(listen=None),
+        limits=schema.GlobalLimitSettings(max_half_open=1),
         resolve_interval=60.0,
         shutdown_timeout=0.0,
         control_socket_mode="0600",
     ) == (settings.global_)
     service = settings.virtual_services[0]
-    agent = schema.FeedbackAgent(port=4444, interval=1.0, timeout=1.0, stale_after=5.0)
-    check = schema.HealthCheck(
+    agent = schema.FeedbackAgentSettings(port=4444, interval=1.0, timeout=1.0, stale_after=5.0)
+    check = schema.HealthCheckSettings(
         type="tcp", interval=1.0, fast_interval=0.1, timeout=1.0, rise=1, fall=1, observe=False, port=3390
     )
-    expected = schema.VirtualService(
+    expected = schema.VirtualServiceSettings(
         name="farm",
         listen=(Endpoint("0.0.0.0", 3389),),
         scheduler="source-hash",
-        persistence=schema.Persistence(
+        persistence=schema.PersistenceSettings(
             methods=(Method.SOURCE_IP,),
             timeout=0.0,
             max_entries=5,
@@ -163,8 +165,8 @@ global:
         ),
         health_check=check,
         feedback_agent=agent,
-        timeouts=schema.Timeouts(handshake=1.0, connect=2.0, confirm=3.0, queue=0.0, idle=86400.0),
-        limits=schema.Limits(
+        timeouts=schema.TimeoutSettings(handshake=1.0, connect=2.0, confirm=3.0, queue=0.0, idle=86400.0),
+        limits=schema.LimitSettings(
             max_sessions=9,
             per_source=schema.PerSource(sessions=2, half_open=3, rate=Rate(20, 10.0)),
             allow=(ip_network("10.0.0.0/8"),),
@@ -177,7 +179,7 @@ global:
         on_down="kick",
         redispatch=0,
         real_servers=(
-            schema.RealServer(
+            schema.RealServerSettings(
                 name="7",
                 address=Endpoint("ts1", 3389),
                 weight=0,
@@ -226,13 +228,13 @@ def test_the_json_schema_is_that_of_the_file() -> None:
     assert {"global", "defaults", "virtual_services"} == set(written["properties"])
     assert ["virtual_services"] == written["required"]
     definitions = written["$defs"]
-    assert "12h" == definitions["Timeouts"]["properties"]["idle"]["default"]
+    assert "12h" == definitions["TimeoutSettings"]["properties"]["idle"]["default"]
     assert "0/10s" == definitions["PerSource"]["properties"]["rate"]["default"]
-    assert "127.0.0.1:9389" == definitions["Metrics"]["properties"]["listen"]["default"]
-    assert "/var/lib/rdpbalancer" == definitions["Global"]["properties"]["state_dir"]["default"]
-    assert ["name", "listen", "real_servers"] == definitions["VirtualService"]["required"]
+    assert "127.0.0.1:9389" == definitions["MetricsSettings"]["properties"]["listen"]["default"]
+    assert "/var/lib/rdpbalancer" == definitions["GlobalSettings"]["properties"]["state_dir"]["default"]
+    assert ["name", "listen", "real_servers"] == definitions["VirtualServiceSettings"]["required"]
     assert not {"name", "listen", "real_servers"} & set(definitions["ServiceDefaults"]["properties"])
-    assert {"const": False} in definitions["RealServer"]["properties"]["feedback_agent"]["anyOf"]
+    assert {"const": False} in definitions["RealServerSettings"]["properties"]["feedback_agent"]["anyOf"]
 
 
 def test_known_keys_follow_a_path_of_the_file() -> None:

@@ -6,7 +6,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.model import Key, Method
 from rdpbalancer.stores.idle import IdleTable
 

@@ -1,6 +1,6 @@
 """What the memory store does beside the contract: it tells of its changes, and takes in an earlier run's."""
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.model import Key, Method
 from rdpbalancer.stores.memory import SLICE, MemoryStore
 

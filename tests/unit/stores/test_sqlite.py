@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rdpbalancer.core.persist import Binding
+from rdpbalancer.core.persistence import Binding
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Intent, Key, Method, ServerId

@@ -7,14 +7,14 @@ import pytest
 
 from rdpbalancer.errors import ClientError, NoServerError, ProtocolError, RdpBalancerError, ServerError
 from rdpbalancer.telemetry.account import Account
-from rdpbalancer.telemetry.logs import UserNames
+from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics
 from tests.unit.telemetry.samples import END, FACTS, RECORD, facts, lines
 
 
 def account(how: str = "plain") -> Account:
     """Return an account of its own."""
-    return Account(Metrics(), UserNames(how, b"key"))
+    return Account(Metrics(), UserMasking(how, b"key"))
 
 
 def test_the_record_of_a_session(log: io.StringIO) -> None:
@@ -99,7 +99,7 @@ def test_a_failure_is_told_as_loud_as_somebody_cares(
     assert (level, "connection_failed", error.code, str(error), error.fault.value) == tuple(
         line[name] for name in ("level", "event", "reason", "detail", "fault")
     )
-    assert UserNames("hash", b"key")(user) == line["user"]
+    assert UserMasking("hash", b"key")(user) == line["user"]
 
 
 @pytest.mark.parametrize(("how", "shown"), [("plain", "EXAMPLE\\alice"), ("off", None)])

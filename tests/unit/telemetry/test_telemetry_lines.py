@@ -21,7 +21,7 @@ import pytest
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account, SessionClosed
-from rdpbalancer.telemetry.logs import UserNames, configure
+from rdpbalancer.telemetry.logs import UserMasking, configure
 from rdpbalancer.telemetry.metrics import Metrics
 from tests.unit.telemetry.samples import RECORD, facts
 
@@ -346,7 +346,7 @@ def test_the_opening_of_a_session_is_told_where_it_is_wanted() -> None:
     """At debug it is, above it is not."""
     for level, expected in (("debug", ["session_opened"]), ("info", [])):
         stream = to(level=level)
-        Account(Metrics(), UserNames("plain", b"key")).opened(facts())
+        Account(Metrics(), UserMasking("plain", b"key")).opened(facts())
         assert expected == re.findall("session_opened", stream.getvalue())
 
 
@@ -457,7 +457,7 @@ def test_records_of_a_turn_are_one_write() -> None:
 
     async def scene() -> None:
         stream = to()
-        account = Account(Metrics(), UserNames("plain", b"key"))
+        account = Account(Metrics(), UserMasking("plain", b"key"))
         for number in range(3):
             account.closed(msgspec.structs.replace(RECORD, facts=facts(id=f"s{number}")))
         assert [] == stream.writes
@@ -474,7 +474,7 @@ def test_records_of_a_turn_are_one_write() -> None:
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_a_record_is_the_same_in_every_format(log_format: str) -> None:
     """The words of reasons and methods, not their names in the code; a stranger's name escaped."""
-    account = Account(Metrics(), UserNames("plain", b"key"))
+    account = Account(Metrics(), UserMasking("plain", b"key"))
     record = msgspec.structs.replace(RECORD, facts=facts(user=HOSTILE, token=None))
     told = json.loads(msgspec.json.encode(account.line(record)))
     for name in logs.Line.__struct_fields__:
@@ -493,18 +493,18 @@ def test_a_users_hash_is_what_it_was(user: str) -> None:
     """HMAC-SHA-256 of the name in lower case, 16 digits: old logs and new ones tell of the same user."""
     key = bytes(range(32))
     expected = hmac.new(key, user.lower().encode(), hashlib.sha256).hexdigest()[:16]
-    names = UserNames("hash", key)
+    names = UserMasking("hash", key)
     assert [expected] * 3 == [names(user), names(user), names(user.upper().lower())]
 
 
 def test_a_known_hash() -> None:
     """As OpenSSL has it, so that nobody changes it and its test together."""
-    assert "6664a42048c6d6d7" == UserNames("hash", b"k" * 32)("Alice")
+    assert "6664a42048c6d6d7" == UserMasking("hash", b"k" * 32)("Alice")
 
 
 def test_the_memory_for_hashes_is_bounded() -> None:
     """Strangers bring a new name each time; who was forgotten meanwhile has the same hash again."""
-    names = UserNames("hash", b"k" * 32)
+    names = UserMasking("hash", b"k" * 32)
     before = names("alice")
     hashes = {names(f"stranger {number}") for number in range(10_000)}
     assert 10_000 == len(hashes)
@@ -514,6 +514,6 @@ def test_the_memory_for_hashes_is_bounded() -> None:
 
 def test_two_installations_share_no_memory_of_hashes() -> None:
     """Each has its own key, whatever the order in which they are asked."""
-    one, other = (UserNames("hash", key * 32) for key in (b"1", b"2"))
+    one, other = (UserMasking("hash", key * 32) for key in (b"1", b"2"))
     for first, second in itertools.permutations((one, other)):
         assert first("alice") != second("alice")

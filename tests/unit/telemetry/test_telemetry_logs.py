@@ -11,7 +11,7 @@ import pytest
 
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.telemetry import logs
-from rdpbalancer.telemetry.logs import UserNames, configure, installation_key
+from rdpbalancer.telemetry.logs import UserMasking, configure, installation_key
 
 HOSTILE = "a\x1b]0;owned\x07\nlevel=error event=fake\r\x9b31m"
 
@@ -196,16 +196,16 @@ def test_bound_fields_are_in_every_event() -> None:
 def test_users_plain_hashed_and_off() -> None:
     """As configured; who gave no name has none in any way."""
     key = b"k" * 32
-    assert "Alice" == UserNames("plain", key)("Alice")
-    assert None is UserNames("off", key)("Alice")
-    assert [None] * 3 == [UserNames(how, key)(None) for how in ("plain", "hash", "off")]
-    assert re.fullmatch("[0-9a-f]{16}", UserNames("hash", key)("Alice") or "")
+    assert "Alice" == UserMasking("plain", key)("Alice")
+    assert None is UserMasking("off", key)("Alice")
+    assert [None] * 3 == [UserMasking(how, key)(None) for how in ("plain", "hash", "off")]
+    assert re.fullmatch("[0-9a-f]{16}", UserMasking("hash", key)("Alice") or "")
 
 
 def test_a_users_hash_is_the_same_here_and_another_elsewhere() -> None:
     """So that one can follow a user through this installation's logs, and through no other's."""
-    here, elsewhere = UserNames("hash", b"a" * 32), UserNames("hash", b"b" * 32)
-    assert here("Alice") == UserNames("hash", b"a" * 32)("aLICE")
+    here, elsewhere = UserMasking("hash", b"a" * 32), UserMasking("hash", b"b" * 32)
+    assert here("Alice") == UserMasking("hash", b"a" * 32)("aLICE")
     assert here("alice") != here("bert")
     assert here("alice") != elsewhere("alice")
 

@@ -13,7 +13,7 @@ from rdpbalancer.core.farm import Farm
 from rdpbalancer.errors import NoServerError, ServerError
 from rdpbalancer.model import CloseReason, Intent, Reason, ServerId, SessionRecord
 from rdpbalancer.telemetry.account import Account
-from rdpbalancer.telemetry.logs import UserNames
+from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics, ServerGauges, StateSnapshot
 from tests.unit.core.farms import SERVICE, real_server, virtual_service
 from tests.unit.telemetry.samples import END, FACTS, RECORD, facts
@@ -103,7 +103,7 @@ def metrics() -> Metrics:
     """Return metrics after one of everything has happened."""
     metrics = Metrics()
     metrics.observe_state(lambda: STATE)
-    account = Account(metrics, UserNames("plain", b""))
+    account = Account(metrics, UserMasking("plain", b""))
     account.opened(FACTS)
     account.moved(FACTS, 1000, 200_000)
     account.closed(RECORD)
@@ -238,7 +238,7 @@ def test_two_routers_in_one_process_do_not_share_metrics() -> None:
 def test_sessions_are_counted_by_their_own_words() -> None:
     """Reasons and servers are kept apart, whatever was counted before them."""
     metrics = Metrics()
-    account = Account(metrics, UserNames("off", b""))
+    account = Account(metrics, UserMasking("off", b""))
     came = [
         (Reason.COOKIE, "ts1"),
         (Reason.SCHEDULED, "ts1"),
@@ -270,14 +270,14 @@ def record_with(reason: CloseReason) -> SessionRecord:
 def test_nothing_moved_makes_no_series() -> None:
     """An idle session's reports cost nothing."""
     metrics = Metrics()
-    Account(metrics, UserNames("off", b"")).moved(FACTS, 0, 0)
+    Account(metrics, UserMasking("off", b"")).moved(FACTS, 0, 0)
     assert 0 == (value(metrics, "bytes_total", service="ts-cluster", server="ts1", direction="up") or 0)
 
 
 def test_a_failure_is_counted_by_its_code() -> None:
     """`reason` is the error's stable code, never its text."""
     metrics = Metrics()
-    account = Account(metrics, UserNames("off", b""))
+    account = Account(metrics, UserMasking("off", b""))
     account.failed("ts-cluster", NoServerError("queue-timeout", "text of 192.0.2.1"), client="c", user=None)
     assert 1 == value(metrics, "handshake_failures_total", service="ts-cluster", reason="queue-timeout")
 
@@ -308,7 +308,7 @@ def test_counters_begin_at_0() -> None:
 def test_series_of_what_is_removed_go() -> None:
     """Those of services and servers that stay keep their counts; what comes back begins at 0 again."""
     metrics = Metrics()
-    account = Account(metrics, UserNames("off", b""))
+    account = Account(metrics, UserMasking("off", b""))
     metrics.prepare(Farm({SERVICE: virtual_service(real_server("ts1"), real_server("ts2"))}))
     for server in ("ts1", "ts2"):
         account.opened(facts(server=server))

@@ -5,7 +5,7 @@ import io
 from rdpbalancer.errors import ClientError, ServerError
 from rdpbalancer.model import ServerId
 from rdpbalancer.telemetry.account import Account
-from rdpbalancer.telemetry.logs import UserNames
+from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics
 from rdpbalancer.telemetry.sums import MAX_SOURCES, WINDOW_S, Sum, Sums
 from tests.unit.telemetry.samples import lines
@@ -68,7 +68,7 @@ def test_sources_that_are_made_up_cost_nothing_more() -> None:
 def test_a_flood_costs_a_line_in_ten_seconds(log: io.StringIO) -> None:
     """Rejections, handshakes and dials that fail: no more than 20 lines and a sum of each kind."""
     clock = Clock()
-    account = Account(Metrics(), UserNames("plain", b"key"), clock=clock)
+    account = Account(Metrics(), UserMasking("plain", b"key"), clock=clock)
     for number in range(1000):
         client = f"192.0.2.{number % 250}"
         account.rejected("farm", "denied", source=client)
@@ -97,7 +97,7 @@ def test_a_flood_costs_a_line_in_ten_seconds(log: io.StringIO) -> None:
 
 def test_strangers_without_a_name_stay_at_debug(log: io.StringIO) -> None:
     """They are not summed up either: scanners fail all day long."""
-    account = Account(Metrics(), UserNames("plain", b"key"))
+    account = Account(Metrics(), UserMasking("plain", b"key"))
     for _ in range(100):
         account.failed("farm", ClientError("left", "it left"), client="192.0.2.1:1", user=None)
     account.tell_sums(at_all=True)

@@ -10,7 +10,7 @@ from rdpbalancer.wire.confirm import (
     PROBE,
     Confirm,
     NegotiationFailure,
-    Protocol,
+    SecurityProtocol,
     build_confirm,
     build_failure,
     build_request,
@@ -128,7 +128,7 @@ def test_other_data_is_passed_over(variable: bytes) -> None:
 
 def test_fixed_packets() -> None:
     """The probe asks for TLS or NLA without a cookie; the disconnect is what rdesktop sends too."""
-    assert PROBE == build_request(requested_protocols=Protocol.SSL | Protocol.HYBRID)
+    assert PROBE == build_request(requested_protocols=SecurityProtocol.SSL | SecurityProtocol.HYBRID)
     assert DISCONNECT == VECTORS["rdesktop-DR"].data
 
 
@@ -164,9 +164,9 @@ def test_build_request(name: str, built: bytes) -> None:
 def test_build_confirm() -> None:
     """What we build is what Windows answers."""
     assert CONFIRMS["win10-2019-proto3"].data == build_confirm(
-        selected_protocol=Protocol.HYBRID, negotiation_flags=0x1F
+        selected_protocol=SecurityProtocol.HYBRID, negotiation_flags=0x1F
     )
-    assert CONFIRMS["spec-4.1.2"].data == build_confirm(selected_protocol=Protocol.RDP)
+    assert CONFIRMS["spec-4.1.2"].data == build_confirm(selected_protocol=SecurityProtocol.RDP)
     assert CONFIRMS["xp-2003"].data == build_confirm(selected_protocol=None)
 
 

@@ -7,8 +7,8 @@ from rdpbalancer.wire.confirm import build_request
 from rdpbalancer.wire.request import (
     MAX_PRECONNECTION_BYTES,
     MAX_REQUEST_BYTES,
+    ConnectionRequest,
     Preconnection,
-    Request,
     frame_length,
     parse_request,
 )
@@ -25,7 +25,7 @@ def framed(variable: bytes) -> bytes:
     return b"\x03\x00" + length.to_bytes(2, "big") + bytes([length - 5, 0xE0]) + bytes(5) + variable
 
 
-def parsed(data: bytes) -> Request:
+def parsed(data: bytes) -> ConnectionRequest:
     """Return the request that `data` must be."""
     request = parse_request(data)
     assert request is not None
@@ -184,7 +184,7 @@ def test_text(text: bytes, cookie: str | None, token: bytes | None, negotiation:
 def test_oddities_inside_consistent_framing_are_nothing(variable: bytes) -> None:
     """What cannot be read by the specification is not guessed at; the server gets it and decides."""
     data = framed(variable)
-    assert Request(None, None, None, 0, None, None, 0, len(data)) == parsed(data)
+    assert ConnectionRequest(None, None, None, 0, None, None, 0, len(data)) == parsed(data)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_largest_request_behind_largest_preconnection() -> None:
     cookie = b"u" * (MAX_REQUEST_BYTES - 11 - 19 - 8)
     text = "é".encode("utf-16-le") * 247
     data = pcb(MAX_PRECONNECTION_BYTES, count=247, text=text) + build_request(cookie=cookie)
-    expected = Request(
+    expected = ConnectionRequest(
         cookie.decode(), None, 3, 0, None, Preconnection(id=7, text="é" * 247, version=2), 512, 771
     )
     assert 771 == len(data)

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from rdpbalancer.wire.request import Preconnection, Request, parse_request
+from rdpbalancer.wire.request import ConnectionRequest, Preconnection, parse_request
 from tests.fuzz.targets import NEED_MORE, Verdict, check_monotone, verdict
 from tests.support.vectors import EXCHANGES, VECTORS
 
@@ -28,7 +28,10 @@ def read(
     offset: int = 0,
 ) -> Expected:
     """Return the verdict of a good request; its length is not known here."""
-    return ("value", Request(cookie, token, protocols, flags, correlation_id, preconnection, offset, 0))
+    return (
+        "value",
+        ConnectionRequest(cookie, token, protocols, flags, correlation_id, preconnection, offset, 0),
+    )
 
 
 def refused(code: str) -> Expected:
