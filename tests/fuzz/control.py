@@ -12,7 +12,7 @@ from rdpbalancer.control.protocol import MAX_REQUEST_BYTES
 from rdpbalancer.control.server import ControlServer
 from rdpbalancer.model import Key, Method, ServerId
 from tests.unit.core.farms import SERVICE
-from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of
+from tests.unit.runtime.in_process_router import InProcessRouter, local_server, service_of
 
 _PATIENCE_S: Final = 10.0
 
@@ -41,8 +41,8 @@ SEEDS: Final = [
 ]
 
 
-def _farm() -> Farmhouse:
-    return Farmhouse(
+def _farm() -> InProcessRouter:
+    return InProcessRouter(
         service_of(["ts1", "ts2"]), service_of([local_server("ts1", id=ServerId("gw", "ts1"))], name="gw")
     )
 
@@ -52,13 +52,13 @@ class Service:
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        house = self.house = _farm()
+        balancer = self.balancer = _farm()
         for number, name in enumerate(("a", "b", "c")):
-            house.session(name, f"ts{number % 2 + 1}", user=name, key=Key(Method.RDP_COOKIE, name))
-        house.dispatcher.bindings(SERVICE).move(
-            Key(Method.RDP_COOKIE, "corp\\alice"), "ts1", now=house.now, ttl_s=60
+            balancer.session(name, f"ts{number % 2 + 1}", user=name, key=Key(Method.RDP_COOKIE, name))
+        balancer.dispatcher.bindings(SERVICE).move(
+            Key(Method.RDP_COOKIE, "corp\\alice"), "ts1", now=balancer.now, ttl_s=60
         )
-        self.server = ControlServer(house.operator.verbs(), on_error=self._failed)
+        self.server = ControlServer(balancer.operator.verbs(), on_error=self._failed)
 
     @staticmethod
     def verbs() -> dict[str, set[str]]:

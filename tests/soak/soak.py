@@ -12,8 +12,8 @@ from typing import Final
 from rdpbalancer.lab.server import LabServer
 from tests.soak.users import Book, Users
 from tests.soak.verdict import Done, judge
-from tests.support.house import House, Vip, labs
 from tests.support.processes import command_line
+from tests.support.running_balancer import RunningBalancer, Vip, labs
 from tests.support.wait import wait_until_async
 
 _SERVERS: Final = 3
@@ -39,39 +39,41 @@ class Soak:
     async def run(self) -> list[str]:
         """Run; return what did not hold."""
         with tempfile.TemporaryDirectory(prefix="soak") as folder:
-            house = House(Path(folder), relays=2)
-            house.set_global(log={"format": "json", "level": "info", "user": "plain"})
-            house.write_configuration()
-            await asyncio.to_thread(house.start)
+            balancer = RunningBalancer(Path(folder), relays=2)
+            balancer.set_global(log={"format": "json", "level": "info", "user": "plain"})
+            balancer.write_configuration()
+            await asyncio.to_thread(balancer.start)
             try:
                 async with labs(_SERVERS) as servers:
-                    return await self._run(house, servers)
+                    return await self._run(balancer, servers)
             finally:
-                await asyncio.to_thread(house.stop)
+                await asyncio.to_thread(balancer.stop)
 
-    async def _run(self, house: House, servers: list[LabServer]) -> list[str]:
-        vip = await house.serve(servers)
+    async def _run(self, balancer: RunningBalancer, servers: list[LabServer]) -> list[str]:
+        vip = await balancer.serve(servers)
         users = Users(vip, _USERS, self._seed)
         self.book = users.book
         users.start()
-        measuring = asyncio.get_running_loop().create_task(self._measure(house))
+        measuring = asyncio.get_running_loop().create_task(self._measure(balancer))
         try:
-            await self._disturb(house, vip, servers, users)
+            await self._disturb(balancer, vip, servers, users)
             await users.stop()
-            await house.quiet(30)
+            await balancer.quiet(30)
         finally:
             measuring.cancel()
-        return await judge(house, vip, users, self.done)
+        return await judge(balancer, vip, users, self.done)
 
-    async def _disturb(self, house: House, vip: Vip, servers: list[LabServer], users: Users) -> None:
+    async def _disturb(
+        self, balancer: RunningBalancer, vip: Vip, servers: list[LabServer], users: Users
+    ) -> None:
         until_at = time.monotonic() + self._seconds
         deeds: dict[str, Callable[[], Awaitable[None]]] = {
-            "router killed": lambda: self._kill_router(house),
-            "relay killed": lambda: self._kill_relay(house),
-            "reload": lambda: self._reload(house, vip),
-            "upgrade": lambda: self._upgrade(house),
-            "router killed in an upgrade": lambda: self._kill_router_in_upgrade(house),
-            "drain": lambda: self._drain(house, vip),
+            "router killed": lambda: self._kill_router(balancer),
+            "relay killed": lambda: self._kill_relay(balancer),
+            "reload": lambda: self._reload(balancer, vip),
+            "upgrade": lambda: self._upgrade(balancer),
+            "router killed in an upgrade": lambda: self._kill_router_in_upgrade(balancer),
+            "drain": lambda: self._drain(balancer, vip),
             "server failed": lambda: self._fail(vip, servers, users),
             "server stalled": lambda: self._stall(servers),
         }
@@ -83,55 +85,57 @@ class Soak:
             await deeds[name]()
             self.done.deeds[name] += 1
 
-    async def _kill_router(self, house: House) -> None:
-        router = await house.router_pid()
+    async def _kill_router(self, balancer: RunningBalancer) -> None:
+        router = await balancer.router_pid()
         self.done.routers_killed_at.append(time.time())
-        house.kill(router)
-        await house.answers_again(20)
+        balancer.kill(router)
+        await balancer.answers_again(20)
 
-    async def _kill_relay(self, house: House) -> None:
-        relays = await house.relay_pids()
+    async def _kill_relay(self, balancer: RunningBalancer) -> None:
+        relays = await balancer.relay_pids()
         victim = self._rng.choice(relays)
         self.done.relays_killed[victim] = time.time()
-        house.kill(victim)
+        balancer.kill(victim)
 
         async def replaced() -> bool:
-            now = await house.relay_pids()
+            now = await balancer.relay_pids()
             return victim not in now and len(now) == len(relays)
 
         await wait_until_async(replaced, 15, "a new relay")
 
-    async def _reload(self, house: House, vip: Vip) -> None:
+    async def _reload(self, balancer: RunningBalancer, vip: Vip) -> None:
         vip.description["limits"] = {"max_sessions": self._rng.randint(5000, 9000)}
-        await house.reload()
+        await balancer.reload()
 
-    async def _upgrade(self, house: House) -> None:
-        old = set(house.processes()) - {house.pid}
-        done = await house.command("upgrade", "--wait")
+    async def _upgrade(self, balancer: RunningBalancer) -> None:
+        old = set(balancer.processes()) - {balancer.pid}
+        done = await balancer.command("upgrade", "--wait")
         if done.returncode:
             self.done.complaints.append(f"upgrade: exit status {done.returncode}: {done.stderr}")
-        await wait_until_async(lambda: not old & set(house.processes()), 10, "the end of the old processes")
+        await wait_until_async(
+            lambda: not old & set(balancer.processes()), 10, "the end of the old processes"
+        )
 
-    async def _kill_router_in_upgrade(self, house: House) -> None:
+    async def _kill_router_in_upgrade(self, balancer: RunningBalancer) -> None:
         """At any moment of it, while sessions move or before. The command may not hear how it ends."""
-        upgrading = asyncio.get_running_loop().create_task(house.command("upgrade", "--wait"))
+        upgrading = asyncio.get_running_loop().create_task(balancer.command("upgrade", "--wait"))
         await asyncio.sleep(self._rng.uniform(0.0, _UPGRADE_S))
-        for router in house.routers():
+        for router in balancer.routers():
             self.done.routers_killed_at.append(time.time())
-            house.kill(router)
+            balancer.kill(router)
         await upgrading
-        await house.answers_again(20)
+        await balancer.answers_again(20)
 
         async def settled() -> bool:
-            return not (await house.status())["relays_retiring"]
+            return not (await balancer.status())["relays_retiring"]
 
         await wait_until_async(settled, 20, "the end of the old relays")
 
-    async def _drain(self, house: House, vip: Vip) -> None:
+    async def _drain(self, balancer: RunningBalancer, vip: Vip) -> None:
         server = self._rng.choice(sorted(await vip.servers()))
-        await house.ask("set-state", server=server, service=vip.name, state="drain")
+        await balancer.ask("set-state", server=server, service=vip.name, state="drain")
         await asyncio.sleep(self._rng.uniform(0.5, 2.0))
-        await house.ask("set-state", server=server, service=vip.name, state="online")
+        await balancer.ask("set-state", server=server, service=vip.name, state="online")
 
     async def _fail(self, vip: Vip, servers: list[LabServer], users: Users) -> None:
         """The machine of a server goes down: its sessions and desktops are gone. It comes back empty."""
@@ -154,11 +158,11 @@ class Soak:
 
     # ---- memory ------------------------------------------------------------------------------------
 
-    async def _measure(self, house: House) -> None:
+    async def _measure(self, balancer: RunningBalancer) -> None:
         """Follow each process's memory, from when it has grown up."""
         born_at: dict[int, float] = {}
         while True:
-            for pid in house.processes():
+            for pid in balancer.processes():
                 age_s = time.monotonic() - born_at.setdefault(pid, time.monotonic())
                 if age_s >= _GROWN_UP_S:
                     self.done.sampled(pid, command_line(pid))

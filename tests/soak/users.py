@@ -12,7 +12,7 @@ from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient, Landing
 from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.model import Endpoint
-from tests.support.house import Vip
+from tests.support.running_balancer import Vip
 
 # A keystroke, a dialogue, a window, a picture: what a desktop moves at once, and how often of a hundred.
 _MIX_BYTES: Final = (100, 2_000, 20_000, 300_000)

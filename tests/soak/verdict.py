@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.soak.users import Users
-from tests.support.house import House, Vip, total
+from tests.support.running_balancer import RunningBalancer, Vip, total
 
 # Fragmentation, caches and a burst; a leak of one session's worth per session would be more.
 GROWTH_BYTES: Final = 24 * 1024 * 1024
@@ -58,14 +58,14 @@ def _resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-async def judge(house: House, vip: Vip, users: Users, done: Done) -> list[str]:
+async def judge(balancer: RunningBalancer, vip: Vip, users: Users, done: Done) -> list[str]:
     """Return what did not hold, in words; everybody has left."""
     book, records = users.book, vip.records()
-    wrong = [*done.complaints, *book.garbled, *book.strayed, *house.complaints()]
+    wrong = [*done.complaints, *book.garbled, *book.strayed, *balancer.complaints()]
     wrong += _unexcused_breaks(users, records, done)
     wrong += _unexcused_failures(users, done)
     wrong += _records(users, records, done)
-    wrong += await _counters(house, vip)
+    wrong += await _counters(balancer, vip)
     wrong += [
         f"{title} has grown by {grown / 1024**2:.1f} MiB"
         for grown, title in done.growth
@@ -112,9 +112,9 @@ def _records(users: Users, records: list[dict[str, Any]], done: Done) -> list[st
     return wrong
 
 
-async def _counters(house: House, vip: Vip) -> list[str]:
+async def _counters(balancer: RunningBalancer, vip: Vip) -> list[str]:
     """The last router's own books."""
-    metrics = await house.scrape()
+    metrics = await balancer.scrape()
 
     def of(name: str, **labels: str) -> int:
         return int(total(metrics, name, service=vip.name, **labels))

@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
-from tests.support.house import House
+from tests.support.running_balancer import RunningBalancer
 
 
 @pytest.fixture
-def new_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    """Start a balancer (keys of `House`); stopped at the test's end, which fails if a process is left."""
-    started: list[House] = []
+def new_balancer(tmp_path: Path) -> Iterator[Callable[..., RunningBalancer]]:
+    """Start a balancer (keys of `RunningBalancer`); at the test's end it is stopped, and no process left."""
+    started: list[RunningBalancer] = []
 
-    def start(**keys: Any) -> House:
+    def start(**keys: Any) -> RunningBalancer:
         folder = tmp_path / f"h{len(started)}"
         folder.mkdir()
-        house = House(folder, **keys)
-        started.append(house)  # first: a start that fails has to be cleared away, too
-        house.start()
-        return house
+        balancer = RunningBalancer(folder, **keys)
+        started.append(balancer)  # first: a start that fails has to be cleared away, too
+        balancer.start()
+        return balancer
 
     yield start
-    for house in started:
-        house.dismiss()
-        house.stop()
-        assert [] == house.complaints()
+    for balancer in started:
+        balancer.dismiss()
+        balancer.stop()
+        assert [] == balancer.complaints()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rdpbalancer.control.client import UnreachableError
-from tests.faults.upgrade.installed import InstalledHouse
-from tests.support.house import Vip, labs, real_server
+from tests.faults.upgrade.installed import InstalledBalancer
 from tests.support.processes import free_ports, is_listening
+from tests.support.running_balancer import Vip, labs, real_server
 from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -33,17 +33,17 @@ _STEPS = {
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Iterator[InstalledHouse]:
+def installed(tmp_path: Path) -> Iterator[InstalledBalancer]:
     """A balancer that runs from a copy of the package; not started yet."""
-    house = InstalledHouse(tmp_path, relays=1)
-    yield house
-    house.dismiss()
-    house.stop()
-    assert [] == house.complaints()
+    balancer = InstalledBalancer(tmp_path, relays=1)
+    yield balancer
+    balancer.dismiss()
+    balancer.stop()
+    assert [] == balancer.complaints()
 
 
 @pytest.mark.parametrize("step", _STEPS)
-async def test_killed_at(installed: InstalledHouse, step: str) -> None:
+async def test_killed_at(installed: InstalledBalancer, step: str) -> None:
     """The service's listener and its server are both the old ones or both the new ones; sessions go on."""
     statement, kept = _STEPS[step]
     installed.install("runtime/reload", statement, _KILL + statement)

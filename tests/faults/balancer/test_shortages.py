@@ -10,11 +10,11 @@ import pytest
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.tasks import spawn
 from tests.faults.balancer.traffic import Workers
-from tests.support.house import House, Vip, labs, open_descriptors
 from tests.support.processes import is_alive
+from tests.support.running_balancer import RunningBalancer, Vip, labs, open_descriptors
 from tests.support.wait import wait_until_async
 
-NewHouse = Callable[..., House]
+NewBalancer = Callable[..., RunningBalancer]
 
 pytestmark = pytest.mark.faults
 
@@ -26,20 +26,20 @@ async def served(vip: Vip, user: str) -> LabClient:
     return client
 
 
-async def test_out_of_descriptors(new_house: NewHouse) -> None:
+async def test_out_of_descriptors(new_balancer: NewBalancer) -> None:
     """The router stands back, lives, says so, and serves everybody once there is room again."""
-    house = await asyncio.to_thread(new_house)
+    balancer = await asyncio.to_thread(new_balancer)
     async with labs(1) as servers:
         # No checks meanwhile: without descriptors they fail, too, and the server would be down.
-        vip = await house.serve(servers, health_check={"interval": "1h"}, timeouts={"handshake": "20s"})
+        vip = await balancer.serve(servers, health_check={"interval": "1h"}, timeouts={"handshake": "20s"})
         early = await served(vip, "early")
-        router = await house.router_pid()
+        router = await balancer.router_pid()
         limit = resource.prlimit(router, resource.RLIMIT_NOFILE)
         resource.prlimit(router, resource.RLIMIT_NOFILE, (open_descriptors(router) + 4, limit[1]))
         silent = [vip.client(None) for _ in range(10)]
         for client in silent:
             await client.connect()
-        await wait_until_async(lambda: house.events("accept_paused", service=vip.name), 5, "a pause")
+        await wait_until_async(lambda: balancer.events("accept_paused", service=vip.name), 5, "a pause")
         coming = spawn(served(vip, "late"), name="late", on_error=lambda _error: None)
         assert early.channel is not None
         await early.channel.write(b"still here")
@@ -48,29 +48,29 @@ async def test_out_of_descriptors(new_house: NewHouse) -> None:
             client.close()
         resource.prlimit(router, resource.RLIMIT_NOFILE, limit)
         late = await coming
-        assert router == await house.router_pid()
+        assert router == await balancer.router_pid()
         assert await vip.count("accept_pauses_total") > 0
         for client in (early, late):
             await client.leave()
-        await house.quiet()
+        await balancer.quiet()
         assert open_descriptors(router) < 100
 
 
 @pytest.mark.slow
-async def test_a_frozen_relay_is_replaced(new_house: NewHouse) -> None:
+async def test_a_frozen_relay_is_replaced(new_balancer: NewBalancer) -> None:
     """SIGSTOP of a relay: its sessions, frozen anyway, are given up and recorded; the others never notice."""
     from rdpbalancer.runtime.supervisor import HANG_S
 
-    house = await asyncio.to_thread(lambda: new_house(relays=2))
+    balancer = await asyncio.to_thread(lambda: new_balancer(relays=2))
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         workers = Workers(vip, 6)
         await workers.come()
         victim = next(int(row["relay"]) for row in await vip.sessions() if row["user"] == "user0000")
         lost = {row["user"] for row in await vip.sessions() if row["relay"] == victim}
-        house.kill(victim, signal.SIGSTOP)
+        balancer.kill(victim, signal.SIGSTOP)
         await wait_until_async(lambda: not is_alive(victim), HANG_S + 5, "the end of the frozen relay")
-        assert house.events("process_stuck", role="relay", pid=victim)
+        assert balancer.events("process_stuck", role="relay", pid=victim)
         records = await vip.wait_records(3)
         assert lost == {record["user"] for record in records}
         assert {"relay-lost"} == {record["close_reason"] for record in records}

@@ -6,7 +6,7 @@ import random
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.tasks import spawn
-from tests.support.house import Vip
+from tests.support.running_balancer import Vip
 
 
 class Workers:

@@ -4,8 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from tests.support.house import House
 from tests.support.processes import RealProcess
+from tests.support.running_balancer import RunningBalancer
 
 _START_TIMEOUT_S = 15
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -22,7 +22,7 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-class LimitedHouse(House):
+class LimitedBalancer(RunningBalancer):
     """A balancer whose processes may each open no more than `open_files` files."""
 
     open_files = 256

@@ -16,10 +16,10 @@ from rdpbalancer.model import Key, Method
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
 from rdpbalancer.stores.sqlite import Database
 from tests.faults.overload.measure import quantile
-from tests.support.house import House, Vip, labs, open_descriptors
+from tests.support.running_balancer import RunningBalancer, Vip, labs, open_descriptors
 
 pytestmark = pytest.mark.faults
-NewHouse = Callable[..., House]
+NewBalancer = Callable[..., RunningBalancer]
 
 HALF_SENT: Final = 1000
 READERS: Final = 100
@@ -59,7 +59,7 @@ async def log_in_often(vip: Vip, times: int = LOGINS) -> list[float]:
         await client.login("x")
         await client.leave()
         client.close()
-        vip.house.guests.remove(client)
+        vip.balancer.guests.remove(client)
     return took_s
 
 
@@ -77,24 +77,26 @@ def bind_many(folder: Path, service: str, count: int) -> None:
 
 
 @asynccontextmanager
-async def balancer(folder: Path, count: int = BINDINGS) -> AsyncIterator[tuple[House, Vip]]:
+async def started(folder: Path, count: int = BINDINGS) -> AsyncIterator[tuple[RunningBalancer, Vip]]:
     """Run a balancer of two servers whose table of bindings has so many entries."""
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(labs(2))
-        house = House(folder, relays=1)
-        service = house.describe(servers, name="ts", persistence={"max_entries": max(count + 1000, 100_000)})
-        house.services.append(service)
-        house.write_configuration()
+        balancer = RunningBalancer(folder, relays=1)
+        service = balancer.describe(
+            servers, name="ts", persistence={"max_entries": max(count + 1000, 100_000)}
+        )
+        balancer.services.append(service)
+        balancer.write_configuration()
         await asyncio.to_thread(bind_many, folder / "state", "ts", count)
-        await asyncio.to_thread(house.start)
-        vip = Vip(house, "ts")
+        await asyncio.to_thread(balancer.start)
+        vip = Vip(balancer, "ts")
         try:
             for name in ("ts1", "ts2"):
                 await vip.wait_server(name, health="up")
-            yield house, vip
+            yield balancer, vip
         finally:
-            house.dismiss()
-            await asyncio.to_thread(house.stop)
+            balancer.dismiss()
+            await asyncio.to_thread(balancer.stop)
 
 
 @pytest.mark.slow
@@ -104,16 +106,19 @@ async def test_half_sent_commands_and_readers_that_do_not_read(tmp_path: Path) -
     The router's memory grows by less than 16 MB, its descriptors by no more than the socket's share, and the
     operator's own command is answered at once.
     """
-    async with balancer(tmp_path) as (house, vip):
-        router = await house.router_pid()
+    async with started(tmp_path) as (balancer, vip):
+        router = await balancer.router_pid()
         quiet_s = await log_in_often(vip)
-        list(await house.ask("persistence"))  # what one such question costs is there before
+        list(await balancer.ask("persistence"))  # what one such question costs is there before
         descriptors, memory = open_descriptors(router), _resident(router)
         ask = b'{"verb": "persistence"}\n' * 20
-        with connections(house.socket, HALF_SENT, b'{"verb": "per'), connections(house.socket, READERS, ask):
+        with (
+            connections(balancer.socket, HALF_SENT, b'{"verb": "per'),
+            connections(balancer.socket, READERS, ask),
+        ):
             beside_s = await log_in_often(vip)
             began_at = time.perf_counter()
-            status = await house.command("status", "--json")
+            status = await balancer.command("status", "--json")
             answered_s = time.perf_counter() - began_at
             grown_bytes = _resident(router) - memory
             opened = open_descriptors(router) - descriptors
@@ -130,15 +135,15 @@ async def test_half_sent_commands_and_readers_that_do_not_read(tmp_path: Path) -
         assert quantile(beside_s, 0.5) < _LOGIN_S, figures
         assert grown_bytes < _MAX_GROWTH_BYTES, figures
         assert opened <= CONTROL_CLIENTS + 4, figures
-        assert router == await house.router_pid()
+        assert router == await balancer.router_pid()
 
 
 @pytest.mark.slow
 async def test_clients_that_ask_in_a_loop(tmp_path: Path) -> None:
     """Eight monitors that never rest get what is left of the loop, not the users' share."""
-    async with balancer(tmp_path) as (house, vip):
+    async with started(tmp_path) as (balancer, vip):
         quiet_s = await log_in_often(vip)
-        async with _askers(house, LOOPS, "persistence") as asked:
+        async with _askers(balancer, LOOPS, "persistence") as asked:
             beside_s = await log_in_often(vip)
         figures = {"quiet_ms": _figures(quiet_s), "beside_ms": _figures(beside_s), "pages": sum(asked)}
         print(figures)  # noqa: T201 - as above
@@ -147,7 +152,7 @@ async def test_clients_that_ask_in_a_loop(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def _askers(house: House, count: int, verb: str) -> AsyncIterator[list[int]]:
+async def _askers(balancer: RunningBalancer, count: int, verb: str) -> AsyncIterator[list[int]]:
     """Ask in a loop, with so many clients of their own processes."""
     program = (
         "import sys; from pathlib import Path; from rdpbalancer.control.client import Client\n"
@@ -157,7 +162,7 @@ async def _askers(house: House, count: int, verb: str) -> AsyncIterator[list[int
     )
     started = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-c", program, str(house.socket), verb, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-c", program, str(balancer.socket), verb, stdout=asyncio.subprocess.PIPE
         )
         for _ in range(count)
     ]

@@ -11,8 +11,8 @@ import pytest
 
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from tests.faults.overload.measure import LimitedHouse, processor_s
-from tests.support.house import Vip, labs
+from tests.faults.overload.measure import LimitedBalancer, processor_s
+from tests.support.running_balancer import Vip, labs
 from tests.support.wait import wait_until_async
 
 pytestmark = pytest.mark.faults
@@ -22,18 +22,18 @@ _CLIENTS = 1000
 
 
 @pytest.fixture
-def limited(tmp_path: Path) -> Iterator[LimitedHouse]:
+def limited(tmp_path: Path) -> Iterator[LimitedBalancer]:
     """A balancer with 256 descriptors per process."""
-    house = LimitedHouse(tmp_path, relays=1)
-    house.start()
-    yield house
-    house.dismiss()
-    house.stop()
-    assert [] == house.complaints()
+    balancer = LimitedBalancer(tmp_path, relays=1)
+    balancer.start()
+    yield balancer
+    balancer.dismiss()
+    balancer.stop()
+    assert [] == balancer.complaints()
 
 
 @pytest.mark.slow
-async def test_a_thousand_clients_and_256_descriptors(limited: LimitedHouse) -> None:
+async def test_a_thousand_clients_and_256_descriptors(limited: LimitedBalancer) -> None:
     """As many as fit are served, the rest wait in the kernel; when some leave, others are served."""
     async with labs(2) as servers:
         vip = await limited.serve(servers)
@@ -43,7 +43,7 @@ async def test_a_thousand_clients_and_256_descriptors(limited: LimitedHouse) -> 
             asyncio.get_running_loop().create_task(_come(vip, f"u{number}", served))
             for number in range(_CLIENTS)
         ]
-        await wait_until_async(lambda: limited.events("accept_paused"), 15, "a full house")
+        await wait_until_async(lambda: limited.events("accept_paused"), 15, "a full balancer")
         await wait_until_async(lambda: len(served) >= 100, 15, lambda: f"100 served, not {len(served)}")
         before = processor_s(router) + processor_s(limited.pid)
         full_lines = len(limited.events("accept_paused"))

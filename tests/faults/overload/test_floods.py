@@ -17,12 +17,12 @@ from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.tasks import spawn
 from tests.faults.overload.measure import quantile
-from tests.support.house import House, Vip, labs, total
 from tests.support.processes import Processes
+from tests.support.running_balancer import RunningBalancer, Vip, labs, total
 from tests.support.wait import wait_until_async
 
 pytestmark = pytest.mark.faults
-NewHouse = Callable[..., House]
+NewBalancer = Callable[..., RunningBalancer]
 
 # Several tests run at once (pytest-xdist).
 _BESIDE_OTHERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
@@ -34,19 +34,19 @@ _GROWTH_BYTES = 64 * 1024 * 1024
 
 
 @pytest.mark.slow
-async def test_users_among_floods(new_house: NewHouse, tmp_path: Path) -> None:
+async def test_users_among_floods(new_balancer: NewBalancer, tmp_path: Path) -> None:
     """20,000 silent connections and 2,000 a second of garbage: users get in within half a second.
 
     Beside other tests the strangers are polite, for on a machine that has more to do than it can, everybody
     waits; alone they do not care.
     """
-    house = await asyncio.to_thread(new_house, relays=1)
-    house.set_global(log={"format": "json", "level": "info", "user": "plain"})
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
+    balancer.set_global(log={"format": "json", "level": "info", "user": "plain"})
     async with labs(2) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         for number in range(20):
             await _one_visit(vip, number)
-        before_bytes = house.resident_bytes()
+        before_bytes = balancer.resident_bytes()
         busy = _BESIDE_OTHERS or os.getloadavg()[0] > (os.cpu_count() or 1)
         manner = "polite-" if busy else ""
         waits_s: list[float] = []
@@ -63,9 +63,9 @@ async def test_users_among_floods(new_house: NewHouse, tmp_path: Path) -> None:
                 waits_s.append(await _one_visit(vip, number))
                 await asyncio.sleep(0.02)
             did = [json.loads(flood.output()) for flood in floods]
-        await house.quiet(20)
-        growth_bytes = house.resident_bytes() - before_bytes
-        metrics = await house.scrape()
+        await balancer.quiet(20)
+        growth_bytes = balancer.resident_bytes() - before_bytes
+        metrics = await balancer.scrape()
         figures = {
             "visits": len(waits_s),
             "median_ms": round(quantile(waits_s, 0.5) * 1000),
@@ -82,7 +82,7 @@ async def test_users_among_floods(new_house: NewHouse, tmp_path: Path) -> None:
         assert quantile(waits_s, 0.5) < _BOUND_S, figures
         assert quantile(waits_s, 0.99) < (_BUSY_BOUND_S if busy else _BOUND_S), figures
         assert growth_bytes < _GROWTH_BYTES, figures
-        await _adds_up(house, vip)
+        await _adds_up(balancer, vip)
 
 
 def _flood(processes: Processes, vip: Vip, kind: str, *sources: str) -> Any:
@@ -104,15 +104,15 @@ async def _one_visit(vip: Vip, number: int) -> float:
         await client.leave()
     finally:
         client.close()
-        vip.house.guests.remove(client)
+        vip.balancer.guests.remove(client)
     return took_s
 
 
-async def _adds_up(house: House, vip: Vip) -> None:
+async def _adds_up(balancer: RunningBalancer, vip: Vip) -> None:
     """Check the books: whoever was accepted was rejected, failed, or became a session, which ended."""
 
     async def balanced() -> bool:
-        metrics = await house.scrape()
+        metrics = await balancer.scrape()
 
         def of(name: str, **labels: str) -> float:
             return total(metrics, name, service=vip.name, **labels)
@@ -124,11 +124,11 @@ async def _adds_up(house: House, vip: Vip) -> None:
     await wait_until_async(balanced, 5, "books that balance")
 
 
-async def test_garbage_of_every_kind(new_house: NewHouse, tmp_path: Path) -> None:
+async def test_garbage_of_every_kind(new_balancer: NewBalancer, tmp_path: Path) -> None:
     """Nothing that strangers send is an error of ours; every connection is accounted for."""
-    house = await asyncio.to_thread(new_house, relays=1)
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         with Processes(tmp_path) as processes:
             flood = processes.start(
                 sys.executable,
@@ -143,16 +143,16 @@ async def test_garbage_of_every_kind(new_house: NewHouse, tmp_path: Path) -> Non
             )
             await wait_until_async(lambda: flood.returncode is not None, 15, flood.describe)
             assert json.loads(flood.output())["opened"] > 1000
-        await house.quiet(20)
-        assert [] == house.complaints()
-        await _adds_up(house, vip)
+        await balancer.quiet(20)
+        assert [] == balancer.complaints()
+        await _adds_up(balancer, vip)
 
 
-async def test_strangers_that_ask_and_reset(new_house: NewHouse) -> None:
+async def test_strangers_that_ask_and_reset(new_balancer: NewBalancer) -> None:
     """400 in front of servers that stay silent: one connection each at the servers, and every place free."""
-    house = await asyncio.to_thread(new_house, relays=1)
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
     async with labs(3) as servers:
-        vip = await house.serve(servers, timeouts={"confirm": "1h"}, health_check={"type": "none"})
+        vip = await balancer.serve(servers, timeouts={"confirm": "1h"}, health_check={"type": "none"})
         for server in servers:
             server.faults.inject("silent")
         request = LabOpening(cookie="stranger").request()
@@ -164,7 +164,7 @@ async def test_strangers_that_ask_and_reset(new_house: NewHouse) -> None:
 
         async def all_gone() -> bool:
             ended = await vip.count("handshakes_total", result="failed")
-            return (ended, (await house.status())["half_open"]) == (400, 0)
+            return (ended, (await balancer.status())["half_open"]) == (400, 0)
 
         await wait_until_async(all_gone, 5, "every place free")
         await wait_until_async(lambda: not any(s.connections for s in servers), 5, "servers without anybody")
@@ -174,19 +174,19 @@ async def test_strangers_that_ask_and_reset(new_house: NewHouse) -> None:
             server.faults.clear()
         user = await vip.opened("user")
         await user.leave()
-        await house.quiet()
-        await _adds_up(house, vip)
+        await balancer.quiet()
+        await _adds_up(balancer, vip)
 
 
 @pytest.mark.slow
-async def test_slow_at_every_stage(new_house: NewHouse) -> None:
+async def test_slow_at_every_stage(new_balancer: NewBalancer) -> None:
     """Who dawdles, wherever it is, gives the place back by that stage's deadline."""
-    house = await asyncio.to_thread(new_house, relays=1)
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
     async with labs(1) as servers, labs(1) as silent:
         timeouts = {"handshake": "2s", "queue": "3s", "confirm": "2s"}
         full = [{"name": "ts1", "address": str(servers[0].endpoint), "max_connections": 1}]
-        vip = await house.serve(full, timeouts=timeouts)
-        mute = await house.serve(silent, timeouts=timeouts, health_check={"type": "tcp"})
+        vip = await balancer.serve(full, timeouts=timeouts)
+        mute = await balancer.serve(silent, timeouts=timeouts, health_check={"type": "tcp"})
         silent[0].faults.inject("silent")
         occupant = await vip.opened("occupant")
         clock = asyncio.get_running_loop().time
@@ -205,14 +205,14 @@ async def test_slow_at_every_stage(new_house: NewHouse) -> None:
         assert 1.5 < clock() - began_at < 9
 
         async def free() -> bool:
-            return (await house.status())["half_open"] == 0 and await vip.queue() == 0
+            return (await balancer.status())["half_open"] == 0 and await vip.queue() == 0
 
         await wait_until_async(free, 2, "every place free again")
         await occupant.echo_check(random.Random(1), 0)
         await occupant.leave()
         await (await vip.opened("next")).leave()
-        await house.quiet()
-        await _adds_up(house, vip)
+        await balancer.quiet()
+        await _adds_up(balancer, vip)
 
 
 async def _dribble(vip: Vip) -> None:

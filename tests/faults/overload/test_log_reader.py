@@ -19,7 +19,7 @@ import pytest
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.lab.opening import LabOpening
 from tests.support.balancer import Balancer
-from tests.support.house import labs, real_server
+from tests.support.running_balancer import labs, real_server
 from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]

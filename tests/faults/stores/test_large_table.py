@@ -15,7 +15,7 @@ import pytest
 from rdpbalancer.control.client import Client
 from rdpbalancer.stores.sqlite import Database
 from rdpbalancer.tasks import spawn
-from tests.support.house import House, Vip, labs
+from tests.support.running_balancer import RunningBalancer, Vip, labs
 from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -51,28 +51,28 @@ def bind_many(folder: Path, count: int) -> None:
 
 
 @asynccontextmanager
-async def balancer(folder: Path) -> AsyncIterator[tuple[House, Vip]]:
+async def started(folder: Path) -> AsyncIterator[tuple[RunningBalancer, Vip]]:
     """Run a balancer of two servers that finds so many bindings."""
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(labs(2))
-        house = House(folder, shutdown_timeout="0")
-        service = house.describe(servers, name="ts", persistence={"max_entries": BINDINGS})
-        house.services.append(service)
-        house.write_configuration()
+        balancer = RunningBalancer(folder, shutdown_timeout="0")
+        service = balancer.describe(servers, name="ts", persistence={"max_entries": BINDINGS})
+        balancer.services.append(service)
+        balancer.write_configuration()
         await asyncio.to_thread(bind_many, folder / "state", BINDINGS)
         try:
-            await asyncio.to_thread(house.start)
-            yield house, Vip(house, "ts")
+            await asyncio.to_thread(balancer.start)
+            yield balancer, Vip(balancer, "ts")
         finally:
-            house.dismiss()
-            await asyncio.to_thread(house.stop)
+            balancer.dismiss()
+            await asyncio.to_thread(balancer.stop)
 
 
-async def page(house: House, **params: Any) -> dict[str, Any]:
+async def page(balancer: RunningBalancer, **params: Any) -> dict[str, Any]:
     """Ask for one page of the bindings."""
 
     def asked() -> dict[str, Any]:
-        with Client(house.socket) as client:
+        with Client(balancer.socket) as client:
             answer: dict[str, Any] = client.call("persistence", limit=1000, **params)
             return answer
 
@@ -85,10 +85,10 @@ class Stalls:
     Asked is for `/healthz`: what comes over the control socket waits for its turn.
     """
 
-    def __init__(self, house: House, router: int) -> None:
+    def __init__(self, balancer: RunningBalancer, router: int) -> None:
         self.longest_s = 0.0
         self.asked = 0
-        self._house = house
+        self._house = balancer
         self._schedstat = Path(f"/proc/{router}/task/{router}/schedstat")  # nanoseconds on a processor
         self._task = spawn(asyncio.to_thread(self._watch), name="stalls")
         self._over = False
@@ -116,24 +116,26 @@ class Stalls:
 
 async def test_a_million_bindings_over_a_restart_of_the_router(tmp_path: Path) -> None:
     """Ready in 5 s, everybody on the server of before from the first moment, no stall of over 50 ms."""
-    async with balancer(tmp_path) as (house, vip):
-        await wait_until_async(lambda: bool(house.events("bindings_loaded")), 60, "all in memory")
-        house.kill(await house.router_pid())
+    async with started(tmp_path) as (balancer, vip):
+        await wait_until_async(lambda: bool(balancer.events("bindings_loaded")), 60, "all in memory")
+        balancer.kill(await balancer.router_pid())
         killed_at = time.monotonic()
         last = BINDINGS - 1
         client = await vip.opened(f"corp\\somebody{last:07}")
         assert f"ts{last % 2 + 1}" == (await client.login("somebody")).server
         ready_s = time.monotonic() - killed_at
-        stalls = Stalls(house, await house.router_pid())
-        warnings = [row["code"] for row in (await house.status())["warnings"]]
-        loading = len(house.events("bindings_loaded")) == 1
+        stalls = Stalls(balancer, await balancer.router_pid())
+        warnings = [row["code"] for row in (await balancer.status())["warnings"]]
+        loading = len(balancer.events("bindings_loaded")) == 1
         for number in range(0, BINDINGS, BINDINGS // 20):  # before and after they have come
             user = await vip.opened(f"corp\\somebody{number:07}")
             assert f"ts{number % 2 + 1}" == (await user.login("somebody")).server
             await user.leave()
-        await wait_until_async(lambda: len(house.events("bindings_loaded")) == 2, 60, "all in memory again")
+        await wait_until_async(
+            lambda: len(balancer.events("bindings_loaded")) == 2, 60, "all in memory again"
+        )
         await stalls.over()
-        (_, event) = house.events("bindings_loaded")
+        (_, event) = balancer.events("bindings_loaded")
         figures = {
             "ready_s": round(ready_s, 2),
             "loaded_s": event["seconds"],
@@ -145,23 +147,23 @@ async def test_a_million_bindings_over_a_restart_of_the_router(tmp_path: Path) -
         assert BINDINGS == event["count"]
         assert ready_s < _READY_S, figures
         assert stalls.longest_s < _STALL_S, figures
-        assert "bindings-loading" not in {row["code"] for row in (await house.status())["warnings"]}
+        assert "bindings-loading" not in {row["code"] for row in (await balancer.status())["warnings"]}
 
 
 async def test_a_million_bindings_are_listed_in_pages(tmp_path: Path) -> None:
     """Each page is a moment's work; the command line shows as many as are asked for."""
-    async with balancer(tmp_path) as (house, _vip):
-        await wait_until_async(lambda: bool(house.events("bindings_loaded")), 60, "all in memory")
-        stalls = Stalls(house, await house.router_pid())
-        answer = await page(house)
+    async with started(tmp_path) as (balancer, _vip):
+        await wait_until_async(lambda: bool(balancer.events("bindings_loaded")), 60, "all in memory")
+        stalls = Stalls(balancer, await balancer.router_pid())
+        answer = await page(balancer)
         assert BINDINGS == answer["total"]
         assert 1000 == len(answer["rows"])
         keys = {row["key"] for row in answer["rows"]}
-        answer = await page(house, after=answer["next"])
+        answer = await page(balancer, after=answer["next"])
         assert 2000 == len(keys | {row["key"] for row in answer["rows"]})
-        found = await page(house, key="somebody0777777")
+        found = await page(balancer, key="somebody0777777")
         assert ["corp\\somebody0777777"] == [row["key"] for row in found["rows"]]
-        shown = await house.command("show", "persistence", "--key", "somebody077777")
+        shown = await balancer.command("show", "persistence", "--key", "somebody077777")
         assert 10 == len(re.findall(r"somebody077777\d", shown.stdout)), shown.stdout
         await stalls.over()
         assert stalls.longest_s < _STALL_S, (stalls.longest_s, stalls.asked)

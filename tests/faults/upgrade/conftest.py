@@ -1,5 +1,5 @@
 """A balancer of its own for every test: it becomes another program."""
 
-from tests.faults.balancer.conftest import new_house
+from tests.faults.balancer.conftest import new_balancer
 
-__all__ = ["new_house"]
+__all__ = ["new_balancer"]

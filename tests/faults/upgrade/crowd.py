@@ -7,7 +7,7 @@ from collections import Counter
 
 from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
-from tests.support.house import Vip
+from tests.support.running_balancer import Vip
 
 _OPENED_AT_ONCE = 50
 
@@ -110,7 +110,7 @@ class Newcomers:
                 return
             finally:
                 client.close()
-                self._vip.house.guests.remove(client)
+                self._vip.balancer.guests.remove(client)
             self.served += 1
             await asyncio.sleep(0.02)
 

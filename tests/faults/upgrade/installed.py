@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import rdpbalancer
-from tests.support.house import House
 from tests.support.processes import RealProcess
+from tests.support.running_balancer import RunningBalancer
 
 _START_TIMEOUT_S = 15
 
 
-class InstalledHouse(House):
+class InstalledBalancer(RunningBalancer):
     """Its programs are started in `site`, where ``python -m`` looks first: so the copy there is what runs."""
 
     def __init__(self, folder: Path, **keys: Any) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.house import House
 from tests.support.processes import RealProcess
+from tests.support.running_balancer import RunningBalancer
 
 _START_TIMEOUT_S = 15
 _MAX_DESCRIPTORS = 16
@@ -68,7 +68,7 @@ class Manager:
         return any(fields.items() <= message.items() for message in self.messages)
 
 
-class ManagedHouse(House):
+class ManagedBalancer(RunningBalancer):
     """A balancer that is started as systemd does it: with listeners, and somebody to notify."""
 
     passed: Sequence[socket.socket] = ()

@@ -14,9 +14,9 @@ from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Endpoint
 from rdpbalancer.net import listen
 from rdpbalancer.runtime.socket_activation import store_name
-from tests.faults.upgrade.manager import ManagedHouse, Manager
+from tests.faults.upgrade.manager import ManagedBalancer, Manager
 from tests.faults.upgrade.upgrading import gone, upgraded
-from tests.support.house import QUICK_CHECKS, Vip, labs, real_server
+from tests.support.running_balancer import QUICK_CHECKS, Vip, labs, real_server
 from tests.support.wait import wait_until_async
 
 pytestmark = pytest.mark.faults
@@ -29,22 +29,22 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield manager
 
 
-def _managed(folder: Path, manager: Manager, server: LabServer, listener: str) -> ManagedHouse:
+def _managed(folder: Path, manager: Manager, server: LabServer, listener: str) -> ManagedBalancer:
     service = {
         "name": "ts",
         "listen": listener,
         "health_check": QUICK_CHECKS,
         "real_servers": [real_server(server)],
     }
-    house = ManagedHouse(folder, relays=1, services=[service])
-    house.notify = manager.address
-    return house
+    balancer = ManagedBalancer(folder, relays=1, services=[service])
+    balancer.notify = manager.address
+    return balancer
 
 
-async def _close(house: ManagedHouse) -> None:
-    house.dismiss()
-    await asyncio.to_thread(house.stop)  # the simulated server has to see its sessions end
-    assert [] == house.complaints()
+async def _close(balancer: ManagedBalancer) -> None:
+    balancer.dismiss()
+    await asyncio.to_thread(balancer.stop)  # the simulated server has to see its sessions end
+    assert [] == balancer.complaints()
 
 
 async def test_a_passed_listener_is_used(tmp_path: Path, manager: Manager) -> None:
@@ -52,27 +52,27 @@ async def test_a_passed_listener_is_used(tmp_path: Path, manager: Manager) -> No
     listener = listen.tcp(Endpoint("127.0.0.1", 0))
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     async with labs(1) as servers:
-        house = _managed(tmp_path, manager, servers[0], address)
-        house.passed = [listener]
-        vip = Vip(house, "ts")
+        balancer = _managed(tmp_path, manager, servers[0], address)
+        balancer.passed = [listener]
+        vip = Vip(balancer, "ts")
         early = vip.client("early")
         await early.connect()
         await early.send_request()
-        await asyncio.to_thread(house.start)
+        await asyncio.to_thread(balancer.start)
         try:
             await early.await_confirm()
             await early.login("early")
             assert manager.said(READY="1")
             # It is the manager's own socket: what it passed need not be stored with it.
             assert not manager.said(FDSTORE="1", FDNAME=store_name(address))
-            await upgraded(house)
+            await upgraded(balancer)
             await early.echo_check(random.Random(1), 10_000)
             listener.close()
             await (await vip.opened("late")).login("late")
         finally:
-            await _close(house)
+            await _close(balancer)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(house.endpoint("ts"))
+            socket.create_connection(balancer.endpoint("ts"))
 
 
 async def test_what_is_passed_for_somebody_else_is_let_go(tmp_path: Path, manager: Manager) -> None:
@@ -80,16 +80,16 @@ async def test_what_is_passed_for_somebody_else_is_let_go(tmp_path: Path, manage
     strange = listen.tcp(Endpoint("127.0.0.1", 0))
     where = strange.getsockname()
     async with labs(1) as servers:
-        house = _managed(tmp_path, manager, servers[0], f"127.0.0.1:{_free()}")
-        house.passed = [strange]
-        await asyncio.to_thread(house.start)
+        balancer = _managed(tmp_path, manager, servers[0], f"127.0.0.1:{_free()}")
+        balancer.passed = [strange]
+        await asyncio.to_thread(balancer.start)
         strange.close()
         try:
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(where)
-            await Vip(house, "ts").opened("alice")
+            await Vip(balancer, "ts").opened("alice")
         finally:
-            await _close(house)
+            await _close(balancer)
 
 
 def _free() -> int:
@@ -102,48 +102,50 @@ async def test_a_crash_of_the_supervisor(tmp_path: Path, manager: Manager) -> No
     """The manager holds the listeners: who connects meanwhile waits and is served by the next."""
     async with labs(1) as servers:
         address = f"127.0.0.1:{_free()}"
-        house = _managed(tmp_path, manager, servers[0], address)
-        await asyncio.to_thread(house.start)
+        balancer = _managed(tmp_path, manager, servers[0], address)
+        await asyncio.to_thread(balancer.start)
         try:
-            vip, name = Vip(house, "ts"), store_name(address)
+            vip, name = Vip(balancer, "ts"), store_name(address)
             assert manager.said(FDSTORE="1", FDNAME=name)
-            assert {name, store_name(str(house.metrics)), store_name(_resting(house))} >= set(manager.stored)
+            assert {name, store_name(str(balancer.metrics)), store_name(_resting(balancer))} >= set(
+                manager.stored
+            )
             before = await vip.opened("alice")
             home = await before.login("alice")
-            await house.written_down(bindings=1)
-            children = set(house.processes()) - {house.pid}
-            os.kill(house.pid, signal.SIGKILL)
+            await balancer.written_down(bindings=1)
+            children = set(balancer.processes()) - {balancer.pid}
+            os.kill(balancer.pid, signal.SIGKILL)
             await gone(children)
-            assert house.process is not None
-            await asyncio.to_thread(house.process.stop)
+            assert balancer.process is not None
+            await asyncio.to_thread(balancer.process.stop)
             before.close()
             waiting = vip.client("alice")
             await waiting.connect()  # nobody runs; the kernel takes it
             await waiting.send_request()
-            house.passed = list(manager.stored.values())
-            await asyncio.to_thread(house.start)
+            balancer.passed = list(manager.stored.values())
+            await asyncio.to_thread(balancer.start)
             await waiting.await_confirm()
             assert home.desktop == (await waiting.login("alice")).desktop
         finally:
-            await _close(house)
+            await _close(balancer)
 
 
-def _resting(house: ManagedHouse) -> str:
-    return str(house.endpoint("resting"))
+def _resting(balancer: ManagedBalancer) -> str:
+    return str(balancer.endpoint("resting"))
 
 
 async def test_what_a_reload_closes_is_forgotten(tmp_path: Path, manager: Manager) -> None:
     """A listener that the configuration names no more is given up at the manager, too."""
     async with labs(1) as servers:
-        house = _managed(tmp_path, manager, servers[0], f"127.0.0.1:{_free()}")
-        await asyncio.to_thread(house.start)
+        balancer = _managed(tmp_path, manager, servers[0], f"127.0.0.1:{_free()}")
+        await asyncio.to_thread(balancer.start)
         try:
-            added = await house.serve(servers)
+            added = await balancer.serve(servers)
             name = store_name(str(added.endpoint))
             await wait_until_async(lambda: manager.said(FDSTORE="1", FDNAME=name), 5, "the new listener")
-            house.services.remove(added.description)
-            await house.reload()
+            balancer.services.remove(added.description)
+            await balancer.reload()
             await wait_until_async(lambda: manager.said(FDSTOREREMOVE="1", FDNAME=name), 5, "its end")
             assert name not in manager.stored
         finally:
-            await _close(house)
+            await _close(balancer)

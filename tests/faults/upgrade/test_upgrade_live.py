@@ -13,11 +13,11 @@ from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.wire.confirm import DISCONNECT
 from tests.faults.upgrade.crowd import Crowd, Newcomers
 from tests.faults.upgrade.upgrading import gone, one_record_each, upgraded
-from tests.support.house import House, labs
+from tests.support.running_balancer import RunningBalancer, labs
 from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
-NewHouse = Callable[..., House]
+NewBalancer = Callable[..., RunningBalancer]
 
 # More than the sockets' buffers on the way take (tcp_rmem and tcp_wmem, each side of each connection): the
 # rest is pending in the relay, a full read buffer of it.
@@ -25,17 +25,21 @@ _STALLED_BYTES = 24_000_000
 _STALLED_BOTH_WAYS_BYTES = 7 * _STALLED_BYTES
 
 
-async def test_three_upgrades_under_a_thousand_sessions(new_house: NewHouse) -> None:
+async def test_three_upgrades_under_a_thousand_sessions(new_balancer: NewBalancer) -> None:
     """1,000 sessions go on byte for byte over three upgrades; who comes meanwhile waits, and is served."""
-    house = await asyncio.to_thread(new_house, relays=2)
+    balancer = await asyncio.to_thread(new_balancer, relays=2)
     async with labs(3) as servers:
-        vip = await house.serve(servers, scheduler="weighted-round-robin")
+        vip = await balancer.serve(servers, scheduler="weighted-round-robin")
         crowd, newcomers = Crowd(vip, 1000, rest_s=4.0), Newcomers(vip, side_by_side=2)
         await crowd.come()
         newcomers.start()
         for _ in range(3):
-            old, rounds, served = set(house.processes()) - {house.pid}, crowd.rounds.copy(), newcomers.served
-            after = await upgraded(house)
+            old, rounds, served = (
+                set(balancer.processes()) - {balancer.pid},
+                crowd.rounds.copy(),
+                newcomers.served,
+            )
+            after = await upgraded(balancer)
             assert after["sessions"] >= 1000
             assert 2 == len(after["relays"])
             await gone(old)
@@ -59,15 +63,15 @@ async def _all_go_on(crowd: Crowd, rounds: Counter[str]) -> None:
     await wait_until_async(lambda: crowd.all_worked_since(rounds), 15, "everybody's work going on")
 
 
-async def test_stalled_and_half_closed_sessions_move(new_house: NewHouse) -> None:
+async def test_stalled_and_half_closed_sessions_move(new_balancer: NewBalancer) -> None:
     """What is pending, who has finished, how much was counted: all of it moves with the session, twice."""
-    house = await asyncio.to_thread(new_house, relays=1)
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
     async with (
         labs(1, behaviour="stream", stream_bytes=_STALLED_BYTES) as streams,
         labs(1, behaviour="stream", stream_bytes=1000) as short_streams,
         labs(1, behaviour="echo") as echoes,
     ):
-        down, short, both = [await house.serve(each) for each in (streams, short_streams, echoes)]
+        down, short, both = [await balancer.serve(each) for each in (streams, short_streams, echoes)]
         readers = [await down.opened(f"r{number}", timeout_s=30) for number in range(3)]
         readers[0].half_close()  # has said all, and still listens
         listener = await short.opened("listener")  # whose server has said all; ended if it too says nothing
@@ -77,8 +81,8 @@ async def test_stalled_and_half_closed_sessions_move(new_house: NewHouse) -> Non
         # The client does not read, so the server's echo stalls, so the server stops reading too.
         writing = asyncio.get_running_loop().create_task(stalled.channel.write(content))
         for _ in range(2):
-            await _stands_still(house)
-            await upgraded(house)
+            await _stands_still(balancer)
+            await upgraded(balancer)
             await listener.channel.write(b"a word,")
             assert not writing.done()
         received, _ = await asyncio.gather(stalled.channel.read_exactly(len(content)), writing)
@@ -105,12 +109,12 @@ async def test_stalled_and_half_closed_sessions_move(new_house: NewHouse) -> Non
         }
 
 
-async def _stands_still(house: House) -> None:
+async def _stands_still(balancer: RunningBalancer) -> None:
     """Wait until the byte counts of all sessions have not moved between two reports."""
     seen: list[object] = []
 
     async def still() -> bool:
-        rows = await house.ask("sessions")
+        rows = await balancer.ask("sessions")
         seen.append(sorted((row["id"], row["bytes_up"], row["bytes_down"]) for row in rows))
         return len(seen) > 1 and seen[-1] == seen[-2]
 
@@ -123,26 +127,26 @@ async def _echoes(client: LabClient, word: bytes) -> None:
     assert word == await client.channel.read_exactly(len(word))
 
 
-async def test_idle_time_is_kept(new_house: NewHouse) -> None:
+async def test_idle_time_is_kept(new_balancer: NewBalancer) -> None:
     """A session's silence counts from its last byte, not from the upgrade."""
-    house = await asyncio.to_thread(new_house, relays=1)
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
     async with labs(1) as servers:
-        vip = await house.serve(servers, timeouts={"idle": "6s"})
+        vip = await balancer.serve(servers, timeouts={"idle": "6s"})
         client = await vip.opened("sleeper")
         await client.login("sleeper")
-        await upgraded(house)
+        await upgraded(balancer)
         (record,) = await vip.wait_records(1, 12)
         assert ("idle", "balancer") == (record["close_reason"], record["close_side"])
         assert 5 <= record["duration_s"] < 8.5
         assert b"" == await client.read_to_end()
 
 
-async def test_handshakes_are_finished_and_the_queue_is_not(new_house: NewHouse) -> None:
+async def test_handshakes_are_finished_and_the_queue_is_not(new_balancer: NewBalancer) -> None:
     """Who is in the middle of a handshake is served; who waits in the queue for too long is let go."""
-    house = await asyncio.to_thread(new_house, relays=1)
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
     async with labs(1) as servers, labs(1) as small:
-        vip = await house.serve(servers)
-        narrow = await house.serve(
+        vip = await balancer.serve(servers)
+        narrow = await balancer.serve(
             [{"name": "ts1", "address": str(small[0].endpoint), "max_connections": 1}],
             timeouts={"queue": "60s"},
         )
@@ -155,10 +159,10 @@ async def test_handshakes_are_finished_and_the_queue_is_not(new_house: NewHouse)
         waiting = narrow.client("second", timeout_s=20)
         await waiting.connect()
         await waiting.send_request()
-        await wait_until_async(lambda: _queued(house), 5, "one in the queue")
+        await wait_until_async(lambda: _queued(balancer), 5, "one in the queue")
         await half_done.connect()
         sending = asyncio.get_running_loop().create_task(half_done.send_request())
-        await upgraded(house)
+        await upgraded(balancer)
         await sending
         await half_done.await_confirm()
         await confirming
@@ -168,14 +172,14 @@ async def test_handshakes_are_finished_and_the_queue_is_not(new_house: NewHouse)
         await _echoes_after_login(occupant, "first")
         again = narrow.client("second", timeout_s=20)
         opening = asyncio.get_running_loop().create_task(again.open())
-        await wait_until_async(lambda: _queued(house), 5, "one in the queue of the new router")
+        await wait_until_async(lambda: _queued(balancer), 5, "one in the queue of the new router")
         await occupant.leave()
         await opening
-        assert [] == house.complaints()
+        assert [] == balancer.complaints()
 
 
-async def _queued(house: House) -> bool:
-    return any(row["queue"] for row in await house.ask("services"))
+async def _queued(balancer: RunningBalancer) -> bool:
+    return any(row["queue"] for row in await balancer.ask("services"))
 
 
 async def _echoes_after_login(client: LabClient, user: str) -> None:
@@ -183,25 +187,26 @@ async def _echoes_after_login(client: LabClient, user: str) -> None:
     await client.echo_check(random.Random(1), 5000)
 
 
-async def test_states_weights_bindings_and_limits_survive(new_house: NewHouse) -> None:
+async def test_states_weights_bindings_and_limits_survive(new_balancer: NewBalancer) -> None:
     """The operator's words, the users' bindings and the places taken are the next router's too."""
-    house = await asyncio.to_thread(new_house, relays=1)
+    balancer = await asyncio.to_thread(new_balancer, relays=1)
     async with labs(3) as servers:
-        vip = await house.serve(servers, scheduler="weighted-round-robin", limits={"max_sessions": 5})
+        vip = await balancer.serve(servers, scheduler="weighted-round-robin", limits={"max_sessions": 5})
         homes = {}
         for user in ("a", "b", "c"):
             homes[user] = (await (await vip.opened(user)).login(user)).server
-        await house.ask("set-state", server="ts1", state="drain", service=vip.name)
-        await house.ask("set-state", server="ts2", state="halt", service=vip.name)
-        await house.ask("set-weight", server="ts3", weight=7, service=vip.name)
-        await upgraded(house)
+        await balancer.ask("set-state", server="ts1", state="drain", service=vip.name)
+        await balancer.ask("set-state", server="ts2", state="halt", service=vip.name)
+        await balancer.ask("set-weight", server="ts3", weight=7, service=vip.name)
+        await upgraded(balancer)
         rows = await vip.servers()
         states = {name: row["state"] for name, row in rows.items()}
         assert {"ts1": "drain", "ts2": "halt", "ts3": "online"} == states
         assert 7 == rows["ts3"]["weight"]
         assert homes == await vip.bindings()
         assert {(1, None)} == {
-            (row["sessions"], row["expires_in"]) for row in await house.ask("persistence", service=vip.name)
+            (row["sessions"], row["expires_in"])
+            for row in await balancer.ask("persistence", service=vip.name)
         }
         late = [await vip.opened(user) for user in ("d", "e")]
         assert {"ts3"} == {(await client.login("x")).server for client in late}

@@ -11,9 +11,9 @@ from rdpbalancer import __version__
 from rdpbalancer.ipc.relay_messages import PROTOCOL_VERSION
 from rdpbalancer.runtime.upgrade import STATE_VERSION
 from rdpbalancer.stores.schema import OLDEST_READER
-from tests.faults.upgrade.installed import InstalledHouse
+from tests.faults.upgrade.installed import InstalledBalancer
 from tests.faults.upgrade.upgrading import refused, upgraded
-from tests.support.house import House, labs
+from tests.support.running_balancer import RunningBalancer, labs
 from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -39,17 +39,17 @@ _BROKEN = {
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Iterator[InstalledHouse]:
+def installed(tmp_path: Path) -> Iterator[InstalledBalancer]:
     """A balancer that runs from a copy of the package; not started yet."""
-    house = InstalledHouse(tmp_path, relays=1)
-    yield house
-    house.dismiss()
-    house.stop()
-    assert [] == house.complaints()
+    balancer = InstalledBalancer(tmp_path, relays=1)
+    yield balancer
+    balancer.dismiss()
+    balancer.stop()
+    assert [] == balancer.complaints()
 
 
 @pytest.mark.parametrize("broken", sorted(_BROKEN))
-async def test_new_code_that_does_not_start(installed: InstalledHouse, broken: str) -> None:
+async def test_new_code_that_does_not_start(installed: InstalledBalancer, broken: str) -> None:
     """Exit status 1 and a reason; the sessions are untouched, and the next good version is taken."""
     await asyncio.to_thread(installed.start)
     async with labs(1) as servers:
@@ -69,7 +69,7 @@ async def test_new_code_that_does_not_start(installed: InstalledHouse, broken: s
         await client.echo_check(random.Random(2), 10_000)
 
 
-async def test_a_configuration_that_new_code_refuses(installed: InstalledHouse) -> None:
+async def test_a_configuration_that_new_code_refuses(installed: InstalledBalancer) -> None:
     """A key that the new version knows no more: nothing changes, and the key is named."""
     installed.set_global(resolve_interval="20s")
     installed.write_configuration()
@@ -79,7 +79,7 @@ async def test_a_configuration_that_new_code_refuses(installed: InstalledHouse) 
     assert "resolve_interval" in done.stderr
 
 
-async def test_a_mistake_in_the_file_that_is_not_in_use_yet(installed: InstalledHouse) -> None:
+async def test_a_mistake_in_the_file_that_is_not_in_use_yet(installed: InstalledBalancer) -> None:
     """The new version takes what runs, not what is being written; a reload then names the mistake."""
     await asyncio.to_thread(installed.start)
     async with labs(1) as servers:
@@ -97,7 +97,7 @@ async def test_a_mistake_in_the_file_that_is_not_in_use_yet(installed: Installed
         assert 0 == (await installed.command("reload")).returncode
 
 
-async def test_the_new_version_is_what_runs(installed: InstalledHouse) -> None:
+async def test_the_new_version_is_what_runs(installed: InstalledBalancer) -> None:
     """Afterwards `status` shows the version installed, for all processes run its code."""
     await asyncio.to_thread(installed.start)
     async with labs(1) as servers:
@@ -114,18 +114,18 @@ async def test_the_new_version_is_what_runs(installed: InstalledHouse) -> None:
 
 async def test_without_relays_there_is_no_upgrade(tmp_path: Path) -> None:
     """`relays: 0`: the process that would make way holds the sessions, so it says what to do instead."""
-    house = House(tmp_path, relays=0)
-    await asyncio.to_thread(house.start)
+    balancer = RunningBalancer(tmp_path, relays=0)
+    await asyncio.to_thread(balancer.start)
     try:
         async with labs(1) as servers:
-            vip = await house.serve(servers)
+            vip = await balancer.serve(servers)
             client = await vip.opened("alice")
             await client.login("alice")
-            done = await refused(house)
+            done = await refused(balancer)
             assert "restart the service instead" in done.stderr
             await client.echo_check(random.Random(1), 10_000)
             await client.leave()
             await wait_until_async(lambda: len(vip.records()) == 1, 5, "its record")
     finally:
-        house.dismiss()
-        house.stop()
+        balancer.dismiss()
+        balancer.stop()

@@ -13,9 +13,9 @@ import pytest
 from rdpbalancer import __version__
 from rdpbalancer.control.client import UnreachableError
 from tests.faults.upgrade.crowd import Crowd
-from tests.faults.upgrade.installed import InstalledHouse
+from tests.faults.upgrade.installed import InstalledBalancer
 from tests.faults.upgrade.upgrading import one_record_each, upgraded
-from tests.support.house import labs
+from tests.support.running_balancer import labs
 from tests.support.wait import wait_until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -78,18 +78,18 @@ _BROKEN = {
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Iterator[InstalledHouse]:
+def installed(tmp_path: Path) -> Iterator[InstalledBalancer]:
     """A balancer that runs from a copy of the package; not started yet."""
-    house = InstalledHouse(tmp_path, relays=1)
-    yield house
-    house.dismiss()
-    house.stop()
+    balancer = InstalledBalancer(tmp_path, relays=1)
+    yield balancer
+    balancer.dismiss()
+    balancer.stop()
     ours = ("out of luck", "only starts as the first")
-    assert [] == [line for line in house.complaints() if not any(word in line for word in ours)]
+    assert [] == [line for line in balancer.complaints() if not any(word in line for word in ours)]
 
 
 @pytest.mark.parametrize("broken", _BROKEN)
-async def test_a_version_that_does_not_work_is_left_again(installed: InstalledHouse, broken: str) -> None:
+async def test_a_version_that_does_not_work_is_left_again(installed: InstalledBalancer, broken: str) -> None:
     """Within 30 s the old version decides again, with 100 sessions of 100, and the command says why."""
     await asyncio.to_thread(installed.start)
     async with labs(2) as servers:
@@ -136,15 +136,15 @@ async def test_a_version_that_does_not_work_is_left_again(installed: InstalledHo
         one_record_each(vip, 105)
 
 
-async def _decides_again(house: InstalledHouse) -> bool:
+async def _decides_again(balancer: InstalledBalancer) -> bool:
     try:
-        status = await house.status()
+        status = await balancer.status()
     except UnreachableError:
         return False
     return bool(status["upgrade_reverted"]) and status["status"] == "running"
 
 
-async def test_a_defect_that_a_trial_start_shows_is_refused(installed: InstalledHouse) -> None:
+async def test_a_defect_that_a_trial_start_shows_is_refused(installed: InstalledBalancer) -> None:
     """A router that raises at start: the old one never makes way, and the command has the error."""
     await asyncio.to_thread(installed.start)
     async with labs(1) as servers:
@@ -164,7 +164,7 @@ async def test_a_defect_that_a_trial_start_shows_is_refused(installed: Installed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_on_the_way_back(installed: InstalledHouse, number: signal.Signals) -> None:
+async def test_a_signal_on_the_way_back(installed: InstalledBalancer, number: signal.Signals) -> None:
     """SIGTERM ends the service with every record; SIGHUP is carried out by the version that is back."""
     await asyncio.to_thread(installed.start)
     async with labs(1) as servers:
@@ -188,7 +188,7 @@ async def test_a_signal_on_the_way_back(installed: InstalledHouse, number: signa
             assert ["eof"] == [record["close_reason"] for record in vip.records()]
 
 
-async def test_replaced_files_change_nothing_until_the_upgrade(installed: InstalledHouse) -> None:
+async def test_replaced_files_change_nothing_until_the_upgrade(installed: InstalledBalancer) -> None:
     """A router that dies after `pip install` is started from the code that runs; status and log say so."""
     await asyncio.to_thread(installed.start)
     async with labs(1) as servers:

@@ -1,19 +1,19 @@
-"""Upgrading a house and looking at what became of it."""
+"""Upgrading a balancer and looking at what became of it."""
 
 from subprocess import CompletedProcess
 from typing import Any
 
-from tests.support.house import House, Vip
 from tests.support.processes import command_line, is_alive
+from tests.support.running_balancer import RunningBalancer, Vip
 from tests.support.wait import wait_until_async
 
 
-async def upgraded(house: House) -> dict[str, Any]:
+async def upgraded(balancer: RunningBalancer) -> dict[str, Any]:
     """Run ``upgrade --wait``, which has to succeed, and return the status afterwards."""
-    before = await house.status()
-    done = await house.command("upgrade", "--wait")
-    assert 0 == done.returncode, f"{done.stdout}{done.stderr}; {house.tail()}"
-    after = await house.status()
+    before = await balancer.status()
+    done = await balancer.command("upgrade", "--wait")
+    assert 0 == done.returncode, f"{done.stdout}{done.stderr}; {balancer.tail()}"
+    after = await balancer.status()
     assert before["generation"] + 1 == after["generation"]
     assert before["pid"] == after["pid"]
     assert before["router"] != after["router"]
@@ -21,12 +21,12 @@ async def upgraded(house: House) -> dict[str, Any]:
     return after
 
 
-async def refused(house: House) -> CompletedProcess[str]:
+async def refused(balancer: RunningBalancer) -> CompletedProcess[str]:
     """Run ``upgrade --wait``, which has to fail and to change nothing."""
-    before = await house.status()
-    done = await house.command("upgrade", "--wait")
-    assert 1 == done.returncode, f"{done.stdout}{done.stderr}; {house.tail()}"
-    after = await house.status()
+    before = await balancer.status()
+    done = await balancer.command("upgrade", "--wait")
+    assert 1 == done.returncode, f"{done.stdout}{done.stderr}; {balancer.tail()}"
+    after = await balancer.status()
     for field in ("pid", "router", "relays", "generation", "version", "sessions"):
         assert before[field] == after[field], field
     return done

@@ -4,20 +4,20 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.house import House
+from tests.support.running_balancer import RunningBalancer
 
 
-class Houses:
+class RunningBalancers:
     """The running balancers of this run, one for each number of relays."""
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders = folders
-        self._running: dict[int, House] = {}
+        self._running: dict[int, RunningBalancer] = {}
 
-    def get(self, relays: int) -> House:
+    def get(self, relays: int) -> RunningBalancer:
         """Return the running balancer with so many relays; start it if there is none."""
         if relays not in self._running:
-            self._running[relays] = House(self._folders.mktemp("h"), relays=relays)
+            self._running[relays] = RunningBalancer(self._folders.mktemp("h"), relays=relays)
             try:
                 self._running[relays].start()
             except BaseException:
@@ -27,34 +27,36 @@ class Houses:
 
     def discard(self, relays: int) -> None:
         """Stop a balancer that a failed test has left in an unknown state."""
-        house = self._running.pop(relays)
-        assert house.process is not None
-        house.process.stop(grace_s=10)
-        house.process.kill_children()
+        balancer = self._running.pop(relays)
+        assert balancer.process is not None
+        balancer.process.stop(grace_s=10)
+        balancer.process.kill_children()
 
     def stop(self) -> None:
         """Stop all; fails if one leaves a process behind or ends badly."""
-        for house in self._running.values():
-            assert 0 == house.stop(), house.tail()
+        for balancer in self._running.values():
+            assert 0 == balancer.stop(), balancer.tail()
 
 
 @pytest.fixture(scope="session")
-def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Houses]:
+def balancers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBalancers]:
     """The running balancers; stopped at the end of the run."""
-    started = Houses(tmp_path_factory)
+    started = RunningBalancers(tmp_path_factory)
     yield started
     started.stop()
 
 
 @pytest.fixture
-async def house(request: pytest.FixtureRequest, houses: Houses) -> AsyncIterator[House]:
+async def balancer(
+    request: pytest.FixtureRequest, balancers: RunningBalancers
+) -> AsyncIterator[RunningBalancer]:
     """A running balancer with one relay, or as many as the test's (indirect) parameter says."""
     relays = int(getattr(request, "param", 1))
-    running = houses.get(relays)
+    running = balancers.get(relays)
     before = running.descriptors()
     yield running
     try:
         await running.clear(before)
     except BaseException:
-        houses.discard(relays)
+        balancers.discard(relays)
         raise

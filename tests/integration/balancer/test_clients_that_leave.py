@@ -9,7 +9,7 @@ import pytest
 
 from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
-from tests.support.house import House, Vip, labs, real_server
+from tests.support.running_balancer import RunningBalancer, Vip, labs, real_server
 from tests.support.wait import wait_until_async
 
 HOURS = {"handshake": "1h", "connect": "1h", "confirm": "1h", "queue": "1h"}
@@ -40,11 +40,11 @@ def depart(client: socket.socket, how: str) -> None:
     client.close()
 
 
-async def half_open(house: House, count: int) -> None:
+async def half_open(balancer: RunningBalancer, count: int) -> None:
     """Wait until so many connections are half open."""
 
     async def there() -> bool:
-        return bool((await house.status())["half_open"] == count)
+        return bool((await balancer.status())["half_open"] == count)
 
     await wait_until_async(there, AT_ONCE_S, f"{count} half open")
 
@@ -58,17 +58,17 @@ async def gave_up(vip: Vip) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
-async def test_while_its_server_is_silent(house: House, how: str) -> None:
+async def test_while_its_server_is_silent(balancer: RunningBalancer, how: str) -> None:
     """The server is rid of it at once, long before `timeouts.confirm`, and no other one hears of it."""
     async with labs(3) as servers:
-        vip = await house.serve(servers, timeouts=HOURS, health_check={"type": "none"})
+        vip = await balancer.serve(servers, timeouts=HOURS, health_check={"type": "none"})
         for server in servers:
             server.faults.inject("silent")
         client = ask(vip)
         await wait_until_async(lambda: connections(servers) == 1, AT_ONCE_S, "one connection")
-        await half_open(house, 1)
+        await half_open(balancer, 1)
         depart(client, how)
-        await half_open(house, 0)
+        await half_open(balancer, 0)
         await wait_until_async(lambda: connections(servers) == 0, AT_ONCE_S, "no connection")
         assert 1 == sum(server.counters.accepted for server in servers)
         await gave_up(vip)
@@ -81,15 +81,15 @@ def connections(servers: Iterable[LabServer]) -> int:
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_while_its_server_is_dialled(house: House, how: str) -> None:
+async def test_while_its_server_is_dialled(balancer: RunningBalancer, how: str) -> None:
     """A server whose network drops everything does not hold a place for who is not there any more."""
     async with labs(1) as servers:
-        vip = await house.serve(servers, timeouts=HOURS, health_check={"type": "none"})
+        vip = await balancer.serve(servers, timeouts=HOURS, health_check={"type": "none"})
         servers[0].faults.inject("dial-hangs")
         client = ask(vip)
-        await half_open(house, 1)
+        await half_open(balancer, 1)
         depart(client, how)
-        await half_open(house, 0)
+        await half_open(balancer, 0)
         await gave_up(vip)
         servers[0].faults.clear()
 
@@ -97,10 +97,10 @@ async def test_while_its_server_is_dialled(house: House, how: str) -> None:
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
 @pytest.mark.parametrize("mode", ["rdp", "tcp"])
 @pytest.mark.parametrize("said", [b"", b"and more"])
-async def test_in_the_queue(house: House, mode: str, how: str, said: bytes) -> None:
+async def test_in_the_queue(balancer: RunningBalancer, mode: str, how: str, said: bytes) -> None:
     """Whatever it has said before: its turn is the next one's."""
     async with labs(1) as servers:
-        vip = await house.serve(
+        vip = await balancer.serve(
             [real_server(servers[0], max_connections=1)],
             mode=mode,
             persistence={"methods": []},
@@ -113,7 +113,7 @@ async def test_in_the_queue(house: House, mode: str, how: str, said: bytes) -> N
         await wait_until_async(lambda: queued(vip, 1), AT_ONCE_S, "one in the queue")
         depart(quitter, how)
         await wait_until_async(lambda: queued(vip, 0), AT_ONCE_S, "nobody in the queue")
-        await half_open(house, 0)
+        await half_open(balancer, 0)
         await gave_up(vip)
         occupant.close()
         quitter.close()
@@ -124,13 +124,13 @@ async def queued(vip: Vip, count: int) -> bool:
     return await vip.queue() == count
 
 
-async def test_a_tcp_client_may_close_its_half_before_it_is_connected(house: House) -> None:
+async def test_a_tcp_client_may_close_its_half_before_it_is_connected(balancer: RunningBalancer) -> None:
     """It has asked and listens: in `mode: tcp` the end of its half is passed on, and the answer comes."""
     async with labs(1) as servers:
-        vip = await house.serve(servers, **PLAIN_TCP, timeouts=HOURS)
+        vip = await balancer.serve(servers, **PLAIN_TCP, timeouts=HOURS)
         servers[0].faults.inject("dial-hangs")
         client = ask(vip)
-        await half_open(house, 1)
+        await half_open(balancer, 1)
         client.shutdown(socket.SHUT_WR)
         servers[0].faults.clear()
         confirm = await asyncio.to_thread(client.recv, 100)
@@ -138,10 +138,10 @@ async def test_a_tcp_client_may_close_its_half_before_it_is_connected(house: Hou
         client.close()
 
 
-async def test_a_tcp_client_that_closed_its_half_is_tried_on_one_server(house: House) -> None:
+async def test_a_tcp_client_that_closed_its_half_is_tried_on_one_server(balancer: RunningBalancer) -> None:
     """It may have left: it waits for the dial that is under way, and for no other."""
     async with labs(2) as servers:
-        vip = await house.serve(
+        vip = await balancer.serve(
             servers,
             **PLAIN_TCP,
             timeouts={**HOURS, "connect": "500ms"},

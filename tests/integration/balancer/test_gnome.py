@@ -12,7 +12,7 @@ from rdpbalancer.lab.client import LabClient
 from rdpbalancer.lab.handover import Handovers
 from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.population import Visit, user_names
-from tests.support.house import House, Vip, labs
+from tests.support.running_balancer import RunningBalancer, Vip, labs
 
 # So many log in at once: a login is three connections, and all have to be open on this machine.
 AT_ONCE = 100
@@ -50,12 +50,12 @@ async def logins(vip: Vip, users: Sequence[str], *, at_once: int, apart: bool) -
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "renumber"), [(1000, False), (200, True)])
 @pytest.mark.timeout(120)
-async def test_a_thousand_logins_arrive(house: House, *, count: int, renumber: bool) -> None:
+async def test_a_thousand_logins_arrive(balancer: RunningBalancer, *, count: int, renumber: bool) -> None:
     """Each user, from an address of its own, is on a desktop of the host that has greeted it."""
     async with labs(3, behaviour="gnome") as servers:
         for server in servers:
             server.handovers = Handovers(server.clock, renumber=renumber)
-        vip = await house.serve(servers, limits={"per_source": {"half_open": 4096}})
+        vip = await balancer.serve(servers, limits={"per_source": {"half_open": 4096}})
         async with logins(vip, user_names(count), at_once=AT_ONCE, apart=True) as visits:
             pass
         landed = Counter(visit.landing.server for visit in visits if visit.landing)
@@ -65,10 +65,10 @@ async def test_a_thousand_logins_arrive(house: House, *, count: int, renumber: b
 
 
 @pytest.mark.timeout(120)
-async def test_an_office_behind_one_address_arrives(house: House) -> None:
+async def test_an_office_behind_one_address_arrives(balancer: RunningBalancer) -> None:
     """Fifty users from one address within a minute: wrong hosts say so, and the next one is asked."""
     async with labs(10, behaviour="gnome") as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         async with logins(vip, user_names(50), at_once=50, apart=False) as visits:
             assert 50 == sum(visit.landing is not None for visit in visits)
             assert 50 == sum(server.counters.logins for server in servers)
@@ -81,25 +81,25 @@ async def test_an_office_behind_one_address_arrives(house: House) -> None:
         assert refused == await vip.count("routing_tokens_searched_total")
 
 
-async def test_a_made_up_token_is_refused(house: House) -> None:
+async def test_a_made_up_token_is_refused(balancer: RunningBalancer) -> None:
     """Each host is asked once; none is held to have failed."""
     async with labs(3, behaviour="gnome") as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         client = LabClient(vip.endpoint, LabOpening(token=b"Cookie: msts=3735928559"))
         with pytest.raises(LabError, match="0x80") as caught:
             await client.open()
         assert "not-confirmed" == caught.value.code
         client.close()
         assert [1, 1, 1] == [server.counters.unknown_tokens for server in servers]
-        (failed,) = house.events("connection_failed", service=vip.name)
+        (failed,) = balancer.events("connection_failed", service=vip.name)
         assert ("token-unknown", "client") == (failed["reason"], failed["fault"])
-        assert [] == house.events("server_failed", service=vip.name)
+        assert [] == balancer.events("server_failed", service=vip.name)
 
 
-async def test_a_stranger_with_made_up_tokens_harms_nobody(house: House) -> None:
+async def test_a_stranger_with_made_up_tokens_harms_nobody(balancer: RunningBalancer) -> None:
     """He gets as many connections to servers as with any request, pushes no user out, and no server down."""
     async with labs(6, behaviour="gnome") as servers:
-        vip = await house.serve(servers, persistence={"max_entries": 16}, redispatch=2)
+        vip = await balancer.serve(servers, persistence={"max_entries": 16}, redispatch=2)
         users = [LabClient(vip.endpoint, LabOpening(cookie=f"user{number}")) for number in range(8)]
         for number, user in enumerate(users):
             await user.open()

@@ -17,7 +17,7 @@ from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.population import Visit, storm
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from tests.support.balancer import Balancer
-from tests.support.house import labs
+from tests.support.running_balancer import labs
 from tests.support.wait import wait_until_async
 
 HOW_TO: Final = Path(__file__).parents[3] / "docs" / "how-to"

@@ -11,53 +11,53 @@ from typing import Any
 
 import pytest
 
-from tests.support.house import House, Vip, labs
 from tests.support.processes import RealProcess
+from tests.support.running_balancer import RunningBalancer, Vip, labs
 from tests.support.wait import wait_until_async
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[House]:
+def home(tmp_path: Path) -> Iterator[RunningBalancer]:
     """A balancer of the test's own, not started; stopped at the end."""
-    house = House(tmp_path, shutdown_timeout="0")
-    yield house
-    house.dismiss()
-    if house.process is not None and house.process.returncode is None:
-        assert 0 == house.stop()
+    balancer = RunningBalancer(tmp_path, shutdown_timeout="0")
+    yield balancer
+    balancer.dismiss()
+    if balancer.process is not None and balancer.process.returncode is None:
+        assert 0 == balancer.stop()
 
 
-async def start(house: House) -> None:
+async def start(balancer: RunningBalancer) -> None:
     """Start it, and wait until its servers can be used."""
-    await asyncio.to_thread(house.start)
+    await asyncio.to_thread(balancer.start)
 
 
-async def start_again(house: House) -> None:
+async def start_again(balancer: RunningBalancer) -> None:
     """Stop it and start it anew, as `systemctl restart` does."""
-    await asyncio.to_thread(house.stop)
-    house.write_configuration()
-    await start(house)
+    await asyncio.to_thread(balancer.stop)
+    balancer.write_configuration()
+    await start(balancer)
 
 
-async def settled(house: House, vip: Vip) -> dict[str, str]:
+async def settled(balancer: RunningBalancer, vip: Vip) -> dict[str, str]:
     """Have two users log in and leave and an operator halt ts2; return who is bound where."""
     for user in ("alice", "bob"):
         client = await vip.opened(user)
         await client.login(user)
         await client.leave()
-    await house.json("halt", "ts2", "--service", vip.name, "--reason", "disk full")
+    await balancer.json("halt", "ts2", "--service", vip.name, "--reason", "disk full")
     bindings = await vip.bindings()
     assert {"alice", "bob"} == bindings.keys()
-    await house.written_down(bindings=2, overrides=1)
+    await balancer.written_down(bindings=2, overrides=1)
     return bindings
 
 
 @asynccontextmanager
-async def settled_farm(house: House) -> AsyncIterator[tuple[Vip, dict[str, str]]]:
+async def settled_farm(balancer: RunningBalancer) -> AsyncIterator[tuple[Vip, dict[str, str]]]:
     """Start it with a service of two servers; yield that, `settled`, and who is bound where."""
-    await start(house)
+    await start(balancer)
     async with labs(2) as servers:
-        vip = await house.serve(servers, scheduler="weighted-round-robin")
-        yield vip, await settled(house, vip)
+        vip = await balancer.serve(servers, scheduler="weighted-round-robin")
+        yield vip, await settled(balancer, vip)
 
 
 async def assert_kept(vip: Vip, bindings: dict[str, str]) -> None:
@@ -72,7 +72,7 @@ async def assert_kept(vip: Vip, bindings: dict[str, str]) -> None:
     assert "disk full" == row["operator"]["reason"]
 
 
-async def test_a_service_is_taken_out_and_put_back_over_restarts(home: House) -> None:
+async def test_a_service_is_taken_out_and_put_back_over_restarts(home: RunningBalancer) -> None:
     """The configuration at hand may be an old one or a trial: what it does not name is kept."""
     async with settled_farm(home) as (vip, bindings):
         described = home.services.pop()
@@ -84,7 +84,7 @@ async def test_a_service_is_taken_out_and_put_back_over_restarts(home: House) ->
         await assert_kept(vip, bindings)
 
 
-async def test_a_service_is_taken_out_before_a_kill_and_put_back_by_a_reload(home: House) -> None:
+async def test_a_service_is_taken_out_before_a_kill_and_put_back_by_a_reload(home: RunningBalancer) -> None:
     """As above, where only the router starts anew."""
     async with settled_farm(home) as (vip, bindings):
         described = home.services.pop()
@@ -96,7 +96,7 @@ async def test_a_service_is_taken_out_before_a_kill_and_put_back_by_a_reload(hom
         await assert_kept(vip, bindings)
 
 
-async def test_a_server_is_taken_out_and_put_back(home: House) -> None:
+async def test_a_server_is_taken_out_and_put_back(home: RunningBalancer) -> None:
     """It comes back halted, as the operator left it."""
     async with settled_farm(home) as (vip, bindings):
         taken = home.services[-1]["real_servers"].pop()
@@ -107,17 +107,17 @@ async def test_a_server_is_taken_out_and_put_back(home: House) -> None:
         await assert_kept(vip, bindings)
 
 
-async def refused(house: House, **keys: Any) -> str:
-    """Start another service with a configuration of its own beside `house`; return what it says."""
-    folder = house.folder / "other"
+async def refused(balancer: RunningBalancer, **keys: Any) -> str:
+    """Start another service with a configuration of its own beside `balancer`; return what it says."""
+    folder = balancer.folder / "other"
     folder.mkdir()
-    other = House(folder, **keys)
-    done = await house.command("run", "-c", str(other.configuration))
+    other = RunningBalancer(folder, **keys)
+    done = await balancer.command("run", "-c", str(other.configuration))
     assert 1 == done.returncode
     return done.stderr
 
 
-async def test_a_second_instance_on_the_same_state(home: House) -> None:
+async def test_a_second_instance_on_the_same_state(home: RunningBalancer) -> None:
     """It is told who is there, and changes nothing."""
     async with settled_farm(home) as (vip, bindings):
         said = await refused(home, state_dir=str(home.folder / "state"))
@@ -128,19 +128,19 @@ async def test_a_second_instance_on_the_same_state(home: House) -> None:
         await assert_kept(vip, bindings)
 
 
-async def test_an_instance_on_a_copy_of_the_state(home: House) -> None:
+async def test_an_instance_on_a_copy_of_the_state(home: RunningBalancer) -> None:
     """A trial with folders of its own is nobody's business, a copied lock no lock."""
     async with settled_farm(home) as (vip, bindings):
         trial_folder = home.folder / "trial"
         trial_folder.mkdir()
         await asyncio.to_thread(shutil.copytree, home.folder / "state", trial_folder / "state")
-        trial = House(trial_folder, shutdown_timeout="0")
+        trial = RunningBalancer(trial_folder, shutdown_timeout="0")
         await asyncio.to_thread(trial.start)
         assert 0 == await asyncio.to_thread(trial.stop)
         await assert_kept(vip, bindings)
 
 
-async def test_the_lock_outlives_the_router_and_an_upgrade(home: House) -> None:
+async def test_the_lock_outlives_the_router_and_an_upgrade(home: RunningBalancer) -> None:
     """It is the supervisor's, and the next program takes it along."""
     await start(home)
     home.kill(await home.router_pid())
@@ -150,7 +150,7 @@ async def test_the_lock_outlives_the_router_and_an_upgrade(home: House) -> None:
     assert f"process {home.pid}," in await refused(home, state_dir=str(home.folder / "state"))
 
 
-async def test_a_state_file_that_is_locked_for_a_while(home: House) -> None:
+async def test_a_state_file_that_is_locked_for_a_while(home: RunningBalancer) -> None:
     """A backup holds it when the service starts: it serves, and takes up its state as soon as it can."""
     async with settled_farm(home) as (vip, bindings):
         await asyncio.to_thread(home.stop)
@@ -174,7 +174,7 @@ async def test_a_state_file_that_is_locked_for_a_while(home: House) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's file needs root")
-async def test_a_key_for_hashed_names_that_cannot_be_kept(home: House) -> None:
+async def test_a_key_for_hashed_names_that_cannot_be_kept(home: RunningBalancer) -> None:
     """It is no reason not to serve anybody: another key until the next start, and a warning."""
     home.set_global(log={"format": "json", "level": "debug", "user": "hash"})
     home.write_configuration()
@@ -193,10 +193,10 @@ async def test_a_key_for_hashed_names_that_cannot_be_kept(home: House) -> None:
 
 def test_what_is_kept_of_a_house_that_ended(tmp_path: Path) -> None:
     """The lock's file stays, the lock does not."""
-    house = House(tmp_path, shutdown_timeout="0")
-    process: RealProcess = house.start()
-    assert process.pid == house.pid
-    assert 0 == house.stop()
+    balancer = RunningBalancer(tmp_path, shutdown_timeout="0")
+    process: RealProcess = balancer.start()
+    assert process.pid == balancer.pid
+    assert 0 == balancer.stop()
     assert (tmp_path / "state" / "rdpbalancer.lock").exists()
-    house.start()
-    assert 0 == house.stop()
+    balancer.start()
+    assert 0 == balancer.stop()

@@ -12,32 +12,32 @@ from rdpbalancer.lab.population import storm, strayed, user_names
 from rdpbalancer.tasks import spawn
 from tests.faults.balancer.traffic import Workers
 from tests.integration.balancer.test_relaying import standing_still
-from tests.support.house import House, labs, real_server
+from tests.support.running_balancer import RunningBalancer, labs, real_server
 from tests.support.wait import wait_until_async
 
 
 @pytest.fixture
-def own_house(tmp_path: Path) -> Callable[[], House]:
+def own_house(tmp_path: Path) -> Callable[[], RunningBalancer]:
     """Make a balancer of the test's own with two relays; the test starts and stops it."""
-    return lambda: House(tmp_path, relays=2)
+    return lambda: RunningBalancer(tmp_path, relays=2)
 
 
 @pytest.mark.slow
-async def test_500_sessions_while_the_router_dies(own_house: Callable[[], House]) -> None:
+async def test_500_sessions_while_the_router_dies(own_house: Callable[[], RunningBalancer]) -> None:
     """500 sessions through two loaded relays, the router killed once: not one byte wrong, not one lost."""
-    house = own_house()
-    await asyncio.to_thread(house.start)
+    balancer = own_house()
+    await asyncio.to_thread(balancer.start)
     try:
         async with labs(4) as servers:
-            vip = await house.serve(servers)
+            vip = await balancer.serve(servers)
             workers = Workers(vip, 500, bytes_at_once=40_000)
             await workers.come()
             before = dict(workers.rounds)
             await wait_until_async(lambda: workers.worked_since(before), 40, "everybody at work")
-            house.kill(await house.router_pid())
+            balancer.kill(await balancer.router_pid())
             before = dict(workers.rounds)
             await wait_until_async(lambda: workers.worked_since(before), 40, "everybody still at work")
-            await house.answers_again()
+            await balancer.answers_again()
             assert 500 == len(await vip.sessions())
             await workers.go()
             assert {} == workers.errors
@@ -46,35 +46,35 @@ async def test_500_sessions_while_the_router_dies(own_house: Callable[[], House]
             assert (500, 1) == (len(records), max(records.values()))
             assert {"eof"} == {record["close_reason"] for record in vip.records()}
     finally:
-        house.dismiss()
-        await asyncio.to_thread(house.stop)
-    assert [] == house.complaints()
+        balancer.dismiss()
+        await asyncio.to_thread(balancer.stop)
+    assert [] == balancer.complaints()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("house", [0, 2], indirect=True)
-async def test_a_gigabyte_for_a_reader_that_sleeps(house: House) -> None:
+@pytest.mark.parametrize("balancer", [0, 2], indirect=True)
+async def test_a_gigabyte_for_a_reader_that_sleeps(balancer: RunningBalancer) -> None:
     """1 GB to a client that stops reading: less than 4 MB of memory; then all of it, intact."""
     size_bytes = 1_000_000_000
     async with labs(1, behaviour="stream", stream_bytes=size_bytes) as servers:
         # No checks meanwhile: the server would count their bytes, too.
-        vip = await house.serve(servers, health_check={"interval": "1h"})
+        vip = await balancer.serve(servers, health_check={"interval": "1h"})
         client = await vip.opened(timeout_s=50)
-        before = house.resident_bytes()
+        before = balancer.resident_bytes()
         await standing_still(lambda: servers[0].counters.bytes_out, still_s=2.0)
-        asleep = house.resident_bytes()
+        asleep = balancer.resident_bytes()
         assert servers[0].counters.bytes_out < 100_000_000
         assert asleep - before < 4_000_000
         await client.stream_check(size_bytes)
         assert b"" == await client.read_to_end()
-        assert house.resident_bytes() - before < 4_000_000
+        assert balancer.resident_bytes() - before < 4_000_000
         client.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("house", [2], indirect=True)
+@pytest.mark.parametrize("balancer", [2], indirect=True)
 @pytest.mark.parametrize("scheduler", ["weighted-round-robin", "weighted-least-connections"])
-async def test_2000_first_connections_at_once(house: House, scheduler: str) -> None:
+async def test_2000_first_connections_at_once(balancer: RunningBalancer, scheduler: str) -> None:
     """200 users, 10 connections each, all at once: each user on exactly one server, users by weight."""
     weights = {"ts1": 100, "ts2": 100, "ts3": 200}
     users = user_names(200)
@@ -86,7 +86,7 @@ async def test_2000_first_connections_at_once(house: House, scheduler: str) -> N
         landed += 1
 
     async with labs(3) as servers:
-        vip = await house.serve(
+        vip = await balancer.serve(
             [real_server(server, weight=weights[server.name]) for server in servers], scheduler=scheduler
         )
         storming = spawn(

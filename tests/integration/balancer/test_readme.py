@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from rdpbalancer.lab.client import LabClient, Landing
 from rdpbalancer.lab.population import by_cookie, user_names
 from tests.support.balancer import Balancer
-from tests.support.house import labs
+from tests.support.running_balancer import labs
 
 README = Path(__file__).parents[3] / "README.md"
 

@@ -13,7 +13,7 @@ from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import GARBAGE
 from rdpbalancer.model import Endpoint
 from rdpbalancer.wire.confirm import DISCONNECT, NegotiationFailure, build_confirm, build_failure
-from tests.support.house import House, Vip, labs
+from tests.support.running_balancer import RunningBalancer, Vip, labs
 
 SHORT = {"handshake": "300ms", "connect": "1s", "confirm": "400ms", "queue": "300ms"}
 BARE = bytes.fromhex("0300000b06e00000000000")
@@ -38,7 +38,7 @@ async def refused(vip: Vip, reason: str) -> None:
     """Check that exactly one connection failed, for that reason, and that nothing is held."""
     assert 1 == await vip.count("handshake_failures_total", reason=reason), reason
     assert 1 == await vip.count("handshakes_total", result="failed")
-    await vip.house.quiet()
+    await vip.balancer.quiet()
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ async def refused(vip: Vip, reason: str) -> None:
         (b"\x03\x00\x00\x0b\x07\xe0\0\0\0\0\0", "malformed"),
     ],
 )
-async def test_what_is_not_rdp_is_closed_at_once(house: House, data: bytes, reason: str) -> None:
+async def test_what_is_not_rdp_is_closed_at_once(balancer: RunningBalancer, data: bytes, reason: str) -> None:
     """Closed at the first byte that proves it, without a word, long before the handshake timeout."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         began_at = time.monotonic()
         assert b"" == await said(vip, data)
         assert time.monotonic() - began_at < 2
@@ -65,30 +65,30 @@ async def test_what_is_not_rdp_is_closed_at_once(house: House, data: bytes, reas
 
 
 @pytest.mark.parametrize("data", [b"", b"\x03\x00\x00", BARE[:-1]])
-async def test_a_slow_request_is_closed(house: House, data: bytes) -> None:
+async def test_a_slow_request_is_closed(balancer: RunningBalancer, data: bytes) -> None:
     """No complete request within the handshake timeout: closed, however the bytes drip."""
     async with labs(1) as servers:
-        vip = await house.serve(servers, timeouts=SHORT)
+        vip = await balancer.serve(servers, timeouts=SHORT)
         began_at = time.monotonic()
         assert b"" == await said(vip, data)
         assert 0.25 < time.monotonic() - began_at < 3
         await refused(vip, "timeout")
 
 
-async def test_a_client_that_leaves_within_its_request(house: House) -> None:
+async def test_a_client_that_leaves_within_its_request(balancer: RunningBalancer) -> None:
     """It is counted, and does not wait for the timeout."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         assert b"" == await said(vip, BARE[:5], half_close=True)
         await refused(vip, "closed")
 
 
 @pytest.mark.parametrize("data", [BARE, LF_ONLY])
-@pytest.mark.parametrize("house", [0, 1], indirect=True)
-async def test_an_unusual_request_is_served_at_once(house: House, data: bytes) -> None:
+@pytest.mark.parametrize("balancer", [0, 1], indirect=True)
+async def test_an_unusual_request_is_served_at_once(balancer: RunningBalancer, data: bytes) -> None:
     """11 bytes (no cookie, no negotiation), or LF without CR: no delay at all."""
     async with labs(1, behaviour="echo", security="legacy") as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         began_at = time.monotonic()
         async with LabClient(vip.endpoint, LabOpening(raw=data)) as client:
             assert time.monotonic() - began_at < 1
@@ -107,11 +107,11 @@ async def test_an_unusual_request_is_served_at_once(house: House, data: bytes) -
     ],
 )
 async def test_weak_security_is_told(
-    house: House, require: str, offered: int | None, failure: NegotiationFailure
+    balancer: RunningBalancer, require: str, offered: int | None, failure: NegotiationFailure
 ) -> None:
     """A Connection Confirm with RDP_NEG_FAILURE, then the end; the server never hears of it."""
     async with labs(1) as servers:
-        vip = await house.serve(servers, require_security=require)
+        vip = await balancer.serve(servers, require_security=require)
         data = LabOpening(cookie="bob", requested_protocols=offered).request()
         assert build_failure(failure) == await said(vip, data)
         await refused(vip, "security")
@@ -119,32 +119,32 @@ async def test_weak_security_is_told(
 
 
 @pytest.mark.parametrize(("require", "offered"), [("tls", 1), ("tls", 3), ("nla", 2), ("nla", 11)])
-async def test_enough_security_is_served(house: House, require: str, offered: int) -> None:
+async def test_enough_security_is_served(balancer: RunningBalancer, require: str, offered: int) -> None:
     """Who offers what is required comes in."""
     async with labs(1, security="nla" if require == "nla" else "tls") as servers:
-        vip = await house.serve(servers, require_security=require)
+        vip = await balancer.serve(servers, require_security=require)
         async with LabClient(vip.endpoint, LabOpening(cookie="bob", requested_protocols=offered)) as client:
             await client.leave()
 
 
 @pytest.mark.parametrize("state", ["down", "halt", "drain"])
-async def test_no_usable_server(house: House, state: str) -> None:
+async def test_no_usable_server(balancer: RunningBalancer, state: str) -> None:
     """An X.224 Disconnect Request, then the end: the client tries once and says so."""
     async with labs(1) as servers:
         if state == "down":
             servers[0].faults.inject("refuse")
-        vip = await house.serve(servers, usable=0 if state == "down" else 1)
+        vip = await balancer.serve(servers, usable=0 if state == "down" else 1)
         if state != "down":
-            await house.ask("set-state", server="ts1", state=state, service=vip.name)
+            await balancer.ask("set-state", server="ts1", state=state, service=vip.name)
         assert DISCONNECT == await said(vip, LabOpening(cookie="bob").request())
         await refused(vip, "all-down" if state == "down" else "all-draining-or-halted")
 
 
-async def test_the_queue_times_out(house: House) -> None:
+async def test_the_queue_times_out(balancer: RunningBalancer) -> None:
     """No place within `timeouts.queue`: Disconnect Request."""
     async with labs(1) as servers:
         entry = {"name": "ts1", "address": str(servers[0].endpoint), "max_connections": 1}
-        vip = await house.serve([entry], timeouts=SHORT)
+        vip = await balancer.serve([entry], timeouts=SHORT)
         async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:
             began_at = time.monotonic()
             assert DISCONNECT == await said(vip, LabOpening(cookie="bob").request())
@@ -166,10 +166,10 @@ async def test_the_queue_times_out(house: House) -> None:
         ("partial-confirm-then-close", "closed"),
     ],
 )
-async def test_another_server_is_tried(house: House, fault: str, code: str) -> None:
+async def test_another_server_is_tried(balancer: RunningBalancer, fault: str, code: str) -> None:
     """A server that fails before its Connection Confirm costs the client a moment, nothing more."""
     async with labs(2) as servers:
-        vip = await house.serve(
+        vip = await balancer.serve(
             servers,
             scheduler="first-available",
             timeouts=SHORT,
@@ -186,10 +186,10 @@ async def test_another_server_is_tried(house: House, fault: str, code: str) -> N
         assert {"bob": "ts2"} == await vip.bindings()
 
 
-async def test_redispatch_is_bounded(house: House) -> None:
+async def test_redispatch_is_bounded(balancer: RunningBalancer) -> None:
     """After `redispatch` further servers the client is told; a last server is not tried."""
     async with labs(4) as servers:
-        vip = await house.serve(
+        vip = await balancer.serve(
             servers, scheduler="first-available", redispatch=1, health_check={"interval": "1h"}
         )
         for server in servers[:3]:
@@ -202,10 +202,10 @@ async def test_redispatch_is_bounded(house: House) -> None:
         assert {} == await vip.bindings()
 
 
-async def test_a_failed_attempt_keeps_the_old_binding(house: House) -> None:
+async def test_a_failed_attempt_keeps_the_old_binding(balancer: RunningBalancer) -> None:
     """All servers fail once: the user's desktop is where it was."""
     async with labs(1) as servers:
-        vip = await house.serve(servers, health_check={"interval": "1h"})
+        vip = await balancer.serve(servers, health_check={"interval": "1h"})
         async with LabClient(vip.endpoint, LabOpening(cookie="bob")) as client:
             await client.leave()
         servers[0].faults.inject("accept-then-close")
@@ -213,20 +213,20 @@ async def test_a_failed_attempt_keeps_the_old_binding(house: House) -> None:
         assert {"bob": "ts1"} == await vip.bindings()
 
 
-@pytest.mark.parametrize("house", [0, 1], indirect=True)
-async def test_a_servers_refusal_is_passed_on(house: House) -> None:
+@pytest.mark.parametrize("balancer", [0, 1], indirect=True)
+async def test_a_servers_refusal_is_passed_on(balancer: RunningBalancer) -> None:
     """RDP_NEG_FAILURE of the server reaches the client as it is, is counted and recorded."""
     async with labs(1, security="failure:5") as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         assert build_failure(5) == await said(vip, LabOpening(cookie="bob").request())
         assert 1 == await vip.count("server_negotiation_failures_total", code="5")
         assert 5 == (await vip.wait_records(1))[0]["negotiation_failure"]
 
 
-async def test_garbage_of_a_server_is_passed_on(house: House) -> None:
+async def test_garbage_of_a_server_is_passed_on(balancer: RunningBalancer) -> None:
     """What is no Connection Confirm reaches the client as it is; it binds nobody."""
     async with labs(1) as servers:
-        vip = await house.serve(servers, health_check={"type": "tcp"})
+        vip = await balancer.serve(servers, health_check={"type": "tcp"})
         servers[0].faults.inject("garbage-reply")
         assert GARBAGE == await said(vip, LabOpening(cookie="bob").request())
         await vip.wait_records(1)
@@ -248,42 +248,42 @@ async def chatty() -> AsyncIterator[Endpoint]:
     server.close()
 
 
-@pytest.mark.parametrize("house", [0, 1], indirect=True)
-async def test_what_follows_the_confirm_at_once(house: House, chatty: Endpoint) -> None:
+@pytest.mark.parametrize("balancer", [0, 1], indirect=True)
+async def test_what_follows_the_confirm_at_once(balancer: RunningBalancer, chatty: Endpoint) -> None:
     """Bytes that a server sends behind its confirm reach the client, in order."""
-    vip = await house.serve([{"name": "ts1", "address": str(chatty)}])
+    vip = await balancer.serve([{"name": "ts1", "address": str(chatty)}])
     async with LabClient(vip.endpoint, LabOpening(cookie="bob")) as client:
         assert b"behind the confirm" * 300 == await client.channel.read_exactly(5400)
         client.half_close()
         assert b"" == await client.read_to_end()
 
 
-async def test_a_confirm_byte_by_byte(house: House) -> None:
+async def test_a_confirm_byte_by_byte(balancer: RunningBalancer) -> None:
     """However the confirm arrives, it is waited for and passed on whole."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         servers[0].faults.inject("confirm-byte-by-byte")
         async with LabClient(vip.endpoint, LabOpening(cookie="bob")) as client:
             assert "ts1" == (await client.login("bob")).server
             await client.leave()
 
 
-async def test_a_client_that_leaves_while_its_server_is_dialled(house: House) -> None:
+async def test_a_client_that_leaves_while_its_server_is_dialled(balancer: RunningBalancer) -> None:
     """Its end shows at the latest when the server has answered, and everything is given back."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         servers[0].faults.inject("slow-confirm", delay_s=0.3)
         client = LabClient(vip.endpoint, LabOpening(cookie="bob"))
         await client.connect()
         await client.send_request()
         client.reset()
         servers[0].faults.inject("slow-confirm", delay_s=0.3)
-        await house.quiet()
+        await balancer.quiet()
         await vip.wait_sessions(0)
 
 
-@pytest.mark.parametrize("house", [0, 1], indirect=True)
-async def test_a_crowd_of_nonsense_leaves_nothing(house: House) -> None:
+@pytest.mark.parametrize("balancer", [0, 1], indirect=True)
+async def test_a_crowd_of_nonsense_leaves_nothing(balancer: RunningBalancer) -> None:
     """Three hundred broken openings at once, of every kind: all closed, all counted, users served."""
     rng = random.Random(7)
     request = LabOpening(cookie="bob").request()
@@ -305,7 +305,7 @@ async def test_a_crowd_of_nonsense_leaves_nothing(house: House) -> None:
         return "closed"
 
     async with labs(1) as servers:
-        vip = await house.serve(servers, timeouts=SHORT)
+        vip = await balancer.serve(servers, timeouts=SHORT)
         ends = await asyncio.gather(*(try_it(vip, data) for data in openings))
         assert {"closed", "reset"} >= set(ends)
         async with LabClient(vip.endpoint, LabOpening(cookie="alice")) as client:

@@ -14,23 +14,23 @@ from rdpbalancer.lab.channel import LabError
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.model import Endpoint
-from tests.support.house import House, Vip, labs, real_server
 from tests.support.processes import free_ports, is_alive, is_listening
+from tests.support.running_balancer import RunningBalancer, Vip, labs, real_server
 from tests.support.wait import wait_until_async
 
 
-@pytest.mark.parametrize("house", [0, 1], indirect=True)
-async def test_what_stays_is_not_disturbed(house: House) -> None:
+@pytest.mark.parametrize("balancer", [0, 1], indirect=True)
+async def test_what_stays_is_not_disturbed(balancer: RunningBalancer) -> None:
     """A changed weight keeps health, bindings, sessions and counters; an unchanged server all the more."""
     async with labs(2) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         alice = await vip.opened("alice")
         home = (await alice.login("alice")).server
-        await house.ask("set-weight", server="ts2", weight=7, service=vip.name)
+        await balancer.ask("set-weight", server="ts2", weight=7, service=vip.name)
         before = await vip.servers()
         vip.description["real_servers"] = [real_server(servers[0], weight=33), real_server(servers[1])]
         vip.description["scheduler"] = "weighted-round-robin"
-        changes = await house.reload()
+        changes = await balancer.reload()
         assert ([vip.name], [f"{vip.name}/ts1"]) == (changes["services_changed"], changes["servers_changed"])
         after = await vip.servers()
         assert (33, "up", 7) == (after["ts1"]["weight"], after["ts1"]["health"], after["ts2"]["weight"])
@@ -44,14 +44,14 @@ async def test_what_stays_is_not_disturbed(house: House) -> None:
         assert home == (await again.login("alice")).server
 
 
-async def test_servers_come_and_go(house: House) -> None:
+async def test_servers_come_and_go(balancer: RunningBalancer) -> None:
     """An added server is checked, then used; a removed one keeps its sessions until they end."""
     async with labs(3) as servers:
-        vip = await house.serve(servers[:2], scheduler="first-available")
+        vip = await balancer.serve(servers[:2], scheduler="first-available")
         alice = await vip.opened("alice")
         assert "ts1" == (await alice.login("alice")).server
         vip.description["real_servers"] = [real_server(servers[2]), real_server(servers[1])]
-        changes = await house.reload()
+        changes = await balancer.reload()
         assert ([f"{vip.name}/ts3"], [f"{vip.name}/ts1"]) == (
             changes["servers_added"],
             changes["servers_removed"],
@@ -68,14 +68,14 @@ async def test_servers_come_and_go(house: House) -> None:
         assert "ts1" == (await vip.wait_records(1))[0]["server"]
 
 
-async def test_a_changed_address_is_followed(house: House) -> None:
+async def test_a_changed_address_is_followed(balancer: RunningBalancer) -> None:
     """The same name at another address: bindings lead there, live sessions stay where they are."""
     async with labs(2) as servers:
-        vip = await house.serve([real_server(servers[0])])
+        vip = await balancer.serve([real_server(servers[0])])
         alice = await vip.opened("alice")
         await alice.login("alice")
         vip.description["real_servers"] = [{"name": "ts1", "address": str(servers[1].endpoint)}]
-        await house.reload()
+        await balancer.reload()
         await vip.wait_server("ts1", health="up", address=str(servers[1].endpoint))
         again = await vip.opened("alice")
         assert "ts2" == (await again.login("alice")).server  # the simulated server's own name
@@ -83,25 +83,25 @@ async def test_a_changed_address_is_followed(house: House) -> None:
         assert {"alice": "ts1"} == await vip.bindings()
 
 
-@pytest.mark.parametrize("house", [0, 1], indirect=True)
-async def test_services_and_listeners_come_and_go(house: House) -> None:
+@pytest.mark.parametrize("balancer", [0, 1], indirect=True)
+async def test_services_and_listeners_come_and_go(balancer: RunningBalancer) -> None:
     """A new listener is opened, one that is gone is closed, one that stays never closes."""
     async with labs(2) as servers:
-        vip = await house.serve([real_server(servers[0])])
+        vip = await balancer.serve([real_server(servers[0])])
         alice = await vip.opened("alice")
         (extra,) = free_ports(1)
         first = str(vip.endpoint)
         vip.description["listen"] = [first, f"127.0.0.1:{extra}"]
-        await house.reload()
-        other = await house.serve([real_server(servers[1])])
+        await balancer.reload()
+        other = await balancer.serve([real_server(servers[1])])
         bob = await other.opened("bob")
         assert "ts2" == (await bob.login("bob")).server
         assert is_listening(extra)
         vip.description["listen"] = first
-        await house.reload()
+        await balancer.reload()
         await wait_until_async(lambda: not is_listening(extra), 5, "the closed listener")
-        house.services.remove(other.description)
-        await house.reload()
+        balancer.services.remove(other.description)
+        await balancer.reload()
         await wait_until_async(
             lambda: not is_listening(bob.endpoint.port), 5, "the closed service's listener"
         )
@@ -111,15 +111,15 @@ async def test_services_and_listeners_come_and_go(house: House) -> None:
         assert "ts2" == (await other.wait_records(1))[0]["server"]
 
 
-async def test_a_service_may_take_over_anothers_address(house: House) -> None:
+async def test_a_service_may_take_over_anothers_address(balancer: RunningBalancer) -> None:
     """Renaming a service keeps its address open; sessions of the old name go on."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         alice = await vip.opened("alice")
-        renamed = {**house.describe(servers), "listen": str(vip.endpoint)}
-        house.services[-1] = renamed
-        await house.reload()
-        heir = Vip(house, renamed["name"])
+        renamed = {**balancer.describe(servers), "listen": str(vip.endpoint)}
+        balancer.services[-1] = renamed
+        await balancer.reload()
+        heir = Vip(balancer, renamed["name"])
         await heir.wait_server("ts1", health="up")
         bob = await heir.opened("bob")
         assert "ts1" == (await bob.login("bob")).server
@@ -128,20 +128,20 @@ async def test_a_service_may_take_over_anothers_address(house: House) -> None:
         assert "alice" == (await vip.wait_records(1))[0]["user"]
 
 
-@pytest.mark.parametrize("house", [0, 1], indirect=True)
-async def test_a_dry_run_says_what_would_change_and_changes_nothing(house: House) -> None:
+@pytest.mark.parametrize("balancer", [0, 1], indirect=True)
+async def test_a_dry_run_says_what_would_change_and_changes_nothing(balancer: RunningBalancer) -> None:
     """The words of a reload, also of a file with a mistake; neither farm nor metrics nor log are touched."""
     async with labs(3) as servers:
-        vip = await house.serve(servers[:2])
-        good = house.configuration.read_text()
+        vip = await balancer.serve(servers[:2])
+        good = balancer.configuration.read_text()
         before = {name: (row["weight"], row["address"]) for name, row in (await vip.servers()).items()}
-        (last, *_) = (await house.ask("events"))[-1:]
+        (last, *_) = (await balancer.ask("events"))[-1:]
         vip.description["real_servers"] = [real_server(servers[2]), real_server(servers[1], weight=7)]
-        house.write_configuration()
-        good_run = await house.command("reload", "--dry-run")
-        house.configuration.write_text(good.replace('"name"', '"nane"'))
-        bad_run = await house.command("reload", "--dry-run")
-        house.configuration.write_text(good)
+        balancer.write_configuration()
+        good_run = await balancer.command("reload", "--dry-run")
+        balancer.configuration.write_text(good.replace('"name"', '"nane"'))
+        bad_run = await balancer.command("reload", "--dry-run")
+        balancer.configuration.write_text(good)
         assert (0, "") == (good_run.returncode, good_run.stderr)
         for change in (
             f"1 server added: {vip.name}/ts3",
@@ -151,74 +151,74 @@ async def test_a_dry_run_says_what_would_change_and_changes_nothing(house: House
             assert change in good_run.stdout
         assert (78, True) == (bad_run.returncode, "unknown key" in bad_run.stderr)
         after = {name: (row["weight"], row["address"]) for name, row in (await vip.servers()).items()}
-        assert (before, [last]) == (after, (await house.ask("events"))[-1:])
-        assert [({}, 1.0)] == (await house.scrape())["rdpbalancer_config_last_reload_successful"]
+        assert (before, [last]) == (after, (await balancer.ask("events"))[-1:])
+        assert [({}, 1.0)] == (await balancer.scrape())["rdpbalancer_config_last_reload_successful"]
 
 
-async def test_a_bad_file_changes_nothing(house: House) -> None:
+async def test_a_bad_file_changes_nothing(balancer: RunningBalancer) -> None:
     """Every error with file, line and column, exit status 78; what runs goes on as it was."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
-        good = house.configuration.read_text()
+        vip = await balancer.serve(servers)
+        good = balancer.configuration.read_text()
         lines = good.splitlines()
         at = next(n for n, line in enumerate(lines, 1) if f'"name": "{vip.name}"' in line)
-        house.configuration.write_text(
+        balancer.configuration.write_text(
             good.replace(f'"name": "{vip.name}"', f'"name": "{vip.name}", "schedular": "x", "mode": "rpd"')
         )
-        done = await house.command("reload")
-        assert f"{house.configuration}:{at}:" in done.stderr
+        done = await balancer.command("reload")
+        assert f"{balancer.configuration}:{at}:" in done.stderr
         assert all(word in done.stderr for word in ("schedular", "did you mean", "mode"))
         assert 78 == done.returncode
-        metrics = await house.scrape()
+        metrics = await balancer.scrape()
         assert [({}, 0.0)] == metrics["rdpbalancer_config_last_reload_successful"]
         alice = await vip.opened("alice")
         assert "ts1" == (await alice.login("alice")).server
-        house.configuration.write_text(good)
-        assert 0 == (await house.command("reload", "--wait")).returncode
-        metrics = await house.scrape()
+        balancer.configuration.write_text(good)
+        assert 0 == (await balancer.command("reload", "--wait")).returncode
+        metrics = await balancer.scrape()
         assert [({}, 1.0)] == metrics["rdpbalancer_config_last_reload_successful"]
 
 
-async def test_a_taken_address_fails_whole(house: House) -> None:
+async def test_a_taken_address_fails_whole(balancer: RunningBalancer) -> None:
     """One address that cannot be opened: nothing of the new configuration is applied, the rest included."""
     async with labs(2) as servers:
-        vip = await house.serve([real_server(servers[0])])
-        before = house.descriptors()
+        vip = await balancer.serve([real_server(servers[0])])
+        before = balancer.descriptors()
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             (free,) = free_ports(1)
             vip.description["listen"] = [str(vip.endpoint), f"127.0.0.1:{free}", f"127.0.0.1:{port}"]
             vip.description["real_servers"].append(real_server(servers[1]))
             with pytest.raises(CommandRefusedError, match=f"127.0.0.1:{port}"):
-                await house.reload()
+                await balancer.reload()
         assert ["ts1"] == list(await vip.servers())
         assert not is_listening(free)
         await wait_until_async(
-            lambda: house.descriptors()[house.pid] <= before[house.pid], 5, "no socket left open"
+            lambda: balancer.descriptors()[balancer.pid] <= before[balancer.pid], 5, "no socket left open"
         )
         assert "ts1" == (await (await vip.opened("alice")).login("alice")).server
 
 
-async def test_the_state_folder_cannot_move(house: House) -> None:
+async def test_the_state_folder_cannot_move(balancer: RunningBalancer) -> None:
     """What cannot change while the service runs is refused, and says so."""
-    old = house.configuration.read_text()
+    old = balancer.configuration.read_text()
     for keys in ({"state_dir": "/tmp/elsewhere"}, {"relays": 0}):
-        house.set_global(**keys)
+        balancer.set_global(**keys)
         with pytest.raises(CommandRefusedError, match="restart it"):
-            await house.reload()
-        house.set_global(state_dir=str(house.folder / "state"), relays=1)
-    house.write_configuration()
-    assert old == house.configuration.read_text()
+            await balancer.reload()
+        balancer.set_global(state_dir=str(balancer.folder / "state"), relays=1)
+    balancer.write_configuration()
+    assert old == balancer.configuration.read_text()
 
 
-async def test_relays_come_and_go_without_losing_a_session(house: House) -> None:
+async def test_relays_come_and_go_without_losing_a_session(balancer: RunningBalancer) -> None:
     """Relays 1 -> 2 -> 1 -> 3 -> 1: sessions stay with their relay, surplus ones end when empty."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         clients: list[LabClient] = []
         for relays in (2, 1, 3, 1):
-            house.set_global(relays=relays)
-            await house.reload()
+            balancer.set_global(relays=relays)
+            await balancer.reload()
             known = {row["id"] for row in await vip.sessions()}
 
             async def all_serve(known: set[str] = known, relays: int = relays) -> bool:
@@ -239,10 +239,10 @@ async def test_relays_come_and_go_without_losing_a_session(house: House) -> None
             await client.leave()
 
         async def one_left() -> bool:
-            return len(await house.relay_pids()) == 1
+            return len(await balancer.relay_pids()) == 1
 
         await wait_until_async(one_left, 5, "one relay")
-        (last,) = await house.relay_pids()
+        (last,) = await balancer.relay_pids()
         await wait_until_async(
             lambda: not any(is_alive(pid) for pid in holding - {last}), 5, "the end of surplus relays"
         )
@@ -250,13 +250,13 @@ async def test_relays_come_and_go_without_losing_a_session(house: House) -> None
         assert {"eof"} == {record["close_reason"] for record in vip.records()}
 
 
-async def test_sighup_reloads(house: House) -> None:
+async def test_sighup_reloads(balancer: RunningBalancer) -> None:
     """The classic signal works as well, and reports in the log."""
     async with labs(2) as servers:
-        vip = await house.serve([real_server(servers[0])])
+        vip = await balancer.serve([real_server(servers[0])])
         vip.description["real_servers"].append(real_server(servers[1]))
-        house.write_configuration()
-        os.kill(house.pid, signal.SIGHUP)
+        balancer.write_configuration()
+        os.kill(balancer.pid, signal.SIGHUP)
         await wait_until_async(lambda: _two(vip), 5, "the second server")
 
 
@@ -267,34 +267,34 @@ async def _two(vip: Vip) -> bool:
 @pytest.mark.parametrize(
     ("wide", "narrow"), [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")], ids=["ipv4", "ipv6"]
 )
-async def test_narrowing_and_widening_an_address(house: House, wide: str, narrow: str) -> None:
+async def test_narrowing_and_widening_an_address(balancer: RunningBalancer, wide: str, narrow: str) -> None:
     """From every address to one of them and back: nobody who connects meanwhile is refused or reset."""
     async with labs(1) as servers:
         (port,) = free_ports(1)
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         vip.description["listen"] = f"{narrow}:{port}"
-        await house.reload()
+        await balancer.reload()
         coming = Comers(Endpoint(narrow.strip("[]"), port))
         for host in (wide, narrow, wide, narrow):
             vip.description["listen"] = f"{host}:{port}"
-            await house.reload()
+            await balancer.reload()
             await coming.more(8)
         await coming.stop()
-        assert [] == (await house.status())["listeners_missing"]
+        assert [] == (await balancer.status())["listeners_missing"]
 
 
-async def test_ipv6_is_added_and_removed(house: House) -> None:
+async def test_ipv6_is_added_and_removed(balancer: RunningBalancer) -> None:
     """Beside IPv4, wide and narrow: nobody who comes by IPv4 meanwhile is refused, and all sessions stay."""
     async with labs(1) as servers:
         (port,) = free_ports(1)
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         vip.description["listen"] = f"0.0.0.0:{port}"
-        await house.reload()
+        await balancer.reload()
         held = [await _logged_in(Endpoint("127.0.0.1", port))]
         coming = Comers(Endpoint("127.0.0.1", port))
         for hosts in (["0.0.0.0", "[::]"], ["127.0.0.1", "[::1]"], ["[::]", "127.0.0.1"], ["0.0.0.0"]):
             vip.description["listen"] = [f"{host}:{port}" for host in hosts]
-            await house.reload()
+            await balancer.reload()
             await coming.more(8)
             if len(hosts) == 2:
                 held.append(await _logged_in(Endpoint("::1", port)))
@@ -305,7 +305,7 @@ async def test_ipv6_is_added_and_removed(house: House) -> None:
         for number, client in enumerate(held):
             await client.echo_check(random.Random(number), 10_000)
             await client.leave()
-        assert [] == (await house.status())["listeners_missing"]
+        assert [] == (await balancer.status())["listeners_missing"]
 
 
 async def _logged_in(endpoint: Endpoint) -> LabClient:
@@ -342,33 +342,33 @@ class Comers:
         await asyncio.gather(*self._tasks)
 
 
-async def test_another_programs_listener_is_not_shared(house: House) -> None:
+async def test_another_programs_listener_is_not_shared(balancer: RunningBalancer) -> None:
     """Widening to an address that includes somebody else's listener is refused, and changes nothing."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         with socket.create_server(("127.0.0.2", vip.endpoint.port)):
             first = vip.description["listen"]
             vip.description["listen"] = f"0.0.0.0:{vip.endpoint.port}"
             with pytest.raises(CommandRefusedError, match="another program listens there"):
-                await house.reload()
+                await balancer.reload()
             vip.description["listen"] = first
             await (await vip.opened("alice")).login("alice")
 
 
-async def test_the_control_sockets_mode_changes(house: House) -> None:
+async def test_the_control_sockets_mode_changes(balancer: RunningBalancer) -> None:
     """`control_socket_mode` is of the file that is there, from the reload on."""
     for mode in ("0600", "0660"):
-        house.set_global(control_socket_mode=mode)
-        await house.reload()
-        assert int(mode, 8) == stat.S_IMODE(house.socket.stat().st_mode)
+        balancer.set_global(control_socket_mode=mode)
+        await balancer.reload()
+        assert int(mode, 8) == stat.S_IMODE(balancer.socket.stat().st_mode)
 
 
-async def test_a_configuration_that_cannot_be_kept_is_refused(house: House) -> None:
+async def test_a_configuration_that_cannot_be_kept_is_refused(balancer: RunningBalancer) -> None:
     """Without room for it in `runtime_dir` a restarted router would use the old one: nothing changes."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         (port,) = free_ports(1)
-        kept = house.folder / "run" / "active.json"
+        kept = balancer.folder / "run" / "active.json"
         aside = kept.with_suffix(".aside")
         kept.rename(aside)
         kept.mkdir()
@@ -377,7 +377,7 @@ async def test_a_configuration_that_cannot_be_kept_is_refused(house: House) -> N
         vip.description["listen"] = f"127.0.0.1:{port}"
         try:
             with pytest.raises(CommandRefusedError, match="cannot be kept"):
-                await house.reload()
+                await balancer.reload()
         finally:
             (kept / "in-the-way").unlink()
             kept.rmdir()
@@ -385,4 +385,4 @@ async def test_a_configuration_that_cannot_be_kept_is_refused(house: House) -> N
         vip.description["listen"] = first
         await (await vip.opened("alice")).login("alice")
         await wait_until_async(lambda: not is_listening(port), 5, "what was opened for it is closed")
-        await house.reload()
+        await balancer.reload()

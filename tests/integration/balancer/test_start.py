@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from rdpbalancer.lab.client import LabClient
-from tests.support.house import House, labs
 from tests.support.processes import command_line
+from tests.support.running_balancer import RunningBalancer, labs
 
 
-async def test_every_process_shows_its_role(house: House) -> None:
+async def test_every_process_shows_its_role(balancer: RunningBalancer) -> None:
     """`ps` tells supervisor, router and relay apart."""
-    titles = sorted(command_line(pid) for pid in house.processes())
+    titles = sorted(command_line(pid) for pid in balancer.processes())
     assert ["rdpbalancer: relay 1", "rdpbalancer: router", "rdpbalancer: supervisor"] == titles
-    assert command_line(await house.router_pid()) == "rdpbalancer: router"
+    assert command_line(await balancer.router_pid()) == "rdpbalancer: router"
 
 
-async def test_metrics_over_http(house: House) -> None:
+async def test_metrics_over_http(balancer: RunningBalancer) -> None:
     """The metrics page, liveness, and nothing else."""
-    metrics = await house.scrape()
+    metrics = await balancer.scrape()
     for name in (
         "build_info",
         "relay_up",
@@ -33,84 +33,84 @@ async def test_metrics_over_http(house: House) -> None:
         "server_weight",
     ):
         assert f"rdpbalancer_{name}" in metrics, name
-    assert (200, "ok\n") == await house.get("/healthz")
-    assert 404 == (await house.get("/"))[0]
+    assert (200, "ok\n") == await balancer.get("/healthz")
+    assert 404 == (await balancer.get("/"))[0]
 
 
-async def test_users_are_no_labels(house: House) -> None:
+async def test_users_are_no_labels(balancer: RunningBalancer) -> None:
     """Neither a user nor an address ever becomes a label."""
     async with labs(1) as servers:
-        vip = await house.serve(servers)
+        vip = await balancer.serve(servers)
         await vip.opened("somebody", source="127.0.0.99")
-        text = str(await house.scrape())
+        text = str(await balancer.scrape())
         assert "somebody" not in text
         assert "127.0.0.99" not in text
 
 
 def test_a_bad_configuration(tmp_path: Path) -> None:
     """Exit status 78, and every error with its place."""
-    house = House(tmp_path)
-    house.set_global(relais=3)
-    house.write_configuration()
+    balancer = RunningBalancer(tmp_path)
+    balancer.set_global(relais=3)
+    balancer.write_configuration()
     with pytest.raises(AssertionError):
-        house.start()
-    assert house.process is not None
-    assert 78 == house.process.returncode
-    assert f"{house.configuration}:" in house.process.output()
-    assert "did you mean 'relays'" in house.process.output()
+        balancer.start()
+    assert balancer.process is not None
+    assert 78 == balancer.process.returncode
+    assert f"{balancer.configuration}:" in balancer.process.output()
+    assert "did you mean 'relays'" in balancer.process.output()
 
 
 def test_a_taken_address(tmp_path: Path) -> None:
     """It says which address; exit status 1, for trying again may help; no process stays."""
-    house = House(tmp_path)
+    balancer = RunningBalancer(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         at = f"127.0.0.1:{taken.getsockname()[1]}"
-        house.services[0]["listen"] = at
-        house.write_configuration()
+        balancer.services[0]["listen"] = at
+        balancer.write_configuration()
         with pytest.raises(AssertionError):
-            house.start()
-    assert house.process is not None
-    assert 1 == house.process.returncode
-    assert f"cannot listen on {at}" in house.process.output()
-    assert "Traceback" not in house.process.output()
-    assert [] == house.process.children()
+            balancer.start()
+    assert balancer.process is not None
+    assert 1 == balancer.process.returncode
+    assert f"cannot listen on {at}" in balancer.process.output()
+    assert "Traceback" not in balancer.process.output()
+    assert [] == balancer.process.children()
 
 
 async def test_a_second_service_on_the_same_folders(tmp_path: Path) -> None:
     """A running service loses nothing to it: not its control socket, not the configuration it runs with."""
-    house = House(tmp_path)
-    await asyncio.to_thread(house.start)
+    balancer = RunningBalancer(tmp_path)
+    await asyncio.to_thread(balancer.start)
     try:
-        before = await house.ask("services")
-        other = House(tmp_path, state_dir=str(tmp_path / "second"))
+        before = await balancer.ask("services")
+        other = RunningBalancer(tmp_path, state_dir=str(tmp_path / "second"))
         other.configuration = tmp_path / "second.yaml"
         other.services[0]["name"] = "intruder"
         other.write_configuration()
-        done = await house.command("run", "-c", str(other.configuration))
+        done = await balancer.command("run", "-c", str(other.configuration))
         assert 1 == done.returncode
         assert "control.sock" in done.stderr
-        house.kill(await house.router_pid())
-        await house.answers_again()
-        assert before == await house.ask("services")
+        balancer.kill(await balancer.router_pid())
+        await balancer.answers_again()
+        assert before == await balancer.ask("services")
     finally:
-        assert 0 == await asyncio.to_thread(house.stop)
+        assert 0 == await asyncio.to_thread(balancer.stop)
 
 
 async def test_the_port_is_free_at_once_after_a_stop(tmp_path: Path) -> None:
     """Stop and start again, with connections from before in TIME_WAIT: no waiting for the port."""
-    house = House(tmp_path, shutdown_timeout="0")
-    await asyncio.to_thread(house.start)
+    balancer = RunningBalancer(tmp_path, shutdown_timeout="0")
+    await asyncio.to_thread(balancer.start)
     try:
         async with labs(1) as servers:
-            vip = await house.serve(servers)
+            vip = await balancer.serve(servers)
             await vip.opened("alice")
-            await asyncio.to_thread(house.stop)
-            await asyncio.to_thread(house.start)
+            await asyncio.to_thread(balancer.stop)
+            await asyncio.to_thread(balancer.start)
             client: LabClient = await vip.opened("alice")
             assert "ts1" == (await client.login("alice")).server
     finally:
-        house.dismiss()
-        assert 0 == await asyncio.to_thread(house.stop)
+        balancer.dismiss()
+        assert 0 == await asyncio.to_thread(balancer.stop)
 
 
 async def test_one_silent_server_does_not_delay_the_start(tmp_path: Path) -> None:
@@ -123,12 +123,12 @@ async def test_one_silent_server_does_not_delay_the_start(tmp_path: Path) -> Non
             "health_check": check,
             "real_servers": [{"name": "ts1", "address": address}],
         }
-        house = House(tmp_path, relays=1, services=[service])
+        balancer = RunningBalancer(tmp_path, relays=1, services=[service])
         try:
-            await asyncio.to_thread(house.start)  # fails if it does not answer within 15 s
-            assert "running" == (await house.status())["status"]
+            await asyncio.to_thread(balancer.start)  # fails if it does not answer within 15 s
+            assert "running" == (await balancer.status())["status"]
         finally:
-            house.stop()
+            balancer.stop()
 
 
 async def test_a_slow_first_check_delays_only_its_own_service(tmp_path: Path) -> None:
@@ -140,48 +140,48 @@ async def test_a_slow_first_check_delays_only_its_own_service(tmp_path: Path) ->
             "health_check": {"timeout": "30s"},
             "real_servers": [{"name": "ts1", "address": address}],
         }
-        house = House(tmp_path, relays=1)
-        await asyncio.to_thread(house.start)
+        balancer = RunningBalancer(tmp_path, relays=1)
+        await asyncio.to_thread(balancer.start)
         try:
             async with labs(1) as servers:
-                vip = await house.serve(servers)
-                house.services.append({**slow, "listen": "127.0.0.1:0"})
-                await house.reload()
-                house.kill(await house.router_pid())
+                vip = await balancer.serve(servers)
+                balancer.services.append({**slow, "listen": "127.0.0.1:0"})
+                await balancer.reload()
+                balancer.kill(await balancer.router_pid())
                 began_at = time.monotonic()
-                await house.answers_again()
+                await balancer.answers_again()
                 client = await vip.opened("alice")
                 assert "ts1" == (await client.login("alice")).server
                 # Half a second, and what it takes to start a router on a busy machine; it was 10 s, and 30 s.
                 assert time.monotonic() - began_at < 8
-                (row,) = await house.ask("servers", service="slow")
+                (row,) = await balancer.ask("servers", service="slow")
                 assert "checking" == row["health"]
-                assert "starting" != (await house.status())["status"]
+                assert "starting" != (await balancer.status())["status"]
         finally:
-            house.dismiss()
-            await asyncio.to_thread(house.stop)
+            balancer.dismiss()
+            await asyncio.to_thread(balancer.stop)
 
 
 async def test_users_go_back_to_servers_that_are_still_being_checked(tmp_path: Path) -> None:
     """The first check after a start takes 30 s: a user with a desktop gets it at once, and no other one."""
-    house = House(tmp_path, relays=1)
-    await asyncio.to_thread(house.start)
+    balancer = RunningBalancer(tmp_path, relays=1)
+    await asyncio.to_thread(balancer.start)
     try:
         async with labs(2) as servers:
             with socket.create_server(("127.0.0.1", 0)) as silent:
-                vip = await house.serve(servers)
+                vip = await balancer.serve(servers)
                 client = await vip.opened("alice")
                 home = (await client.login("alice")).server
                 check = {"timeout": "30s", "port": silent.getsockname()[1]}
                 vip.description["health_check"] = check
-                await house.written_down(bindings=1)
-                await house.reload()
-                house.kill(await house.router_pid())
-                await house.answers_again()
+                await balancer.written_down(bindings=1)
+                await balancer.reload()
+                balancer.kill(await balancer.router_pid())
+                await balancer.answers_again()
                 client = await vip.opened("alice")
                 assert home == (await client.login("alice")).server
                 assert {"checking"} == {row["health"] for row in (await vip.servers()).values()}
                 assert {"alice": home} == await vip.bindings()
     finally:
-        house.dismiss()
-        await asyncio.to_thread(house.stop)
+        balancer.dismiss()
+        await asyncio.to_thread(balancer.stop)

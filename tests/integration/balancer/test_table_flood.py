@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rdpbalancer.core.share import SHARE
 from rdpbalancer.lab.client import LabClient
 from rdpbalancer.lab.opening import LabOpening
-from tests.support.house import House, Vip, labs
+from tests.support.running_balancer import RunningBalancer, Vip, labs
 
 TABLE = 100
 FLOOD = 2000
@@ -42,10 +42,12 @@ async def flood(vip: Vip) -> None:
             group.create_task(one_after_the_other(cookies))
 
 
-async def test_a_flood_of_cookies_costs_nobody_their_desktop(house: House) -> None:
+async def test_a_flood_of_cookies_costs_nobody_their_desktop(balancer: RunningBalancer) -> None:
     """20 users, a table for 100, 2,000 cookies of one stranger: all are served, and all 20 come home."""
     async with labs(4) as servers:
-        vip = await house.serve(servers, persistence={"max_entries": TABLE}, scheduler="weighted-round-robin")
+        vip = await balancer.serve(
+            servers, persistence={"max_entries": TABLE}, scheduler="weighted-round-robin"
+        )
         for user, source in USERS.items():
             await visit(vip, user, source)
         await vip.wait_sessions(0)

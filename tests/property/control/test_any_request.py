@@ -68,7 +68,7 @@ def test_an_empty_word_stands_for_nobody(verb: str, name: str, nothing: str) -> 
         service = Service()
         answers = await service.say(encode(ControlRequest(verb, {**params, name: nothing})))
         check_answers(b"\n", answers, service.errors)
-        assert ([], 3) == (service.house.kicked, len(service.house.dispatcher.ledger))
+        assert ([], 3) == (service.balancer.kicked, len(service.balancer.dispatcher.ledger))
         return answers
 
     (answer,) = asyncio.run(ask())

@@ -23,7 +23,7 @@ from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.relay.worker import Relay
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from tests.support.wait import wait_until_async
-from tests.unit.runtime.farmhouse import Farmhouse, facts, service_of, state_of
+from tests.unit.runtime.in_process_router import InProcessRouter, facts, service_of, state_of
 
 # A turn of the loop takes up to this: about as long as a relay that gives sessions away pauses.
 _TURN_S: Final = 0.002
@@ -136,7 +136,7 @@ class Router:
     """
 
     def __init__(self, relays: list[RelayProcess], outdated: list[int], *, full: int | None) -> None:
-        self._house = Farmhouse(service_of(["ts1"]))
+        self._house = InProcessRouter(service_of(["ts1"]))
         self.pool = RelayPool(self._house.keeper, report_interval_s=0.05)
         for relay in relays:
             self.add(relay)

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from tests.property.relay.farm_of_relays import Farm, UnpunctualLoop, farm_of_relays
-from tests.support.house import open_descriptors
+from tests.support.running_balancer import open_descriptors
 from tests.support.wait import wait_until_async
 from tests.unit.runtime.conftest import unconfigured
 

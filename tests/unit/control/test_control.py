@@ -21,7 +21,7 @@ from tests.unit.control.unprivileged import as_nobody
 PATIENCE_S = 5.0
 
 
-class House:
+class ControlFixture:
     """A control server with a few verbs."""
 
     def __init__(self, path: Path) -> None:
@@ -69,9 +69,9 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(tmp_path: Path) -> AsyncIterator[ControlFixture]:
     """Return a serving house, and take it down."""
-    made = House(tmp_path / "control.sock")
+    made = ControlFixture(tmp_path / "control.sock")
     await made.start()
     yield made
     made.go_on.set()
@@ -85,7 +85,7 @@ async def threaded(work: Callable[[], Any]) -> Any:
         return await asyncio.to_thread(work)
 
 
-async def call(house: House, verb: str, **params: Any) -> Any:
+async def call(house: ControlFixture, verb: str, **params: Any) -> Any:
     """Carry out a verb with a client of its own."""
 
     def work() -> Any:
@@ -95,7 +95,7 @@ async def call(house: House, verb: str, **params: Any) -> Any:
     return await threaded(work)
 
 
-async def raw(house: House, *lines: bytes) -> list[dict[str, Any]]:
+async def raw(house: ControlFixture, *lines: bytes) -> list[dict[str, Any]]:
     """Send lines as they are, and return the answers up to the end."""
     reader, writer = await asyncio.open_unix_connection(str(house.path), limit=1 << 20)
     async with asyncio.timeout(PATIENCE_S):
@@ -110,14 +110,14 @@ async def raw(house: House, *lines: bytes) -> list[dict[str, Any]]:
 # ---- the round trip --------------------------------------------------------------------------------
 
 
-async def test_a_verb_and_its_result(house: House) -> None:
+async def test_a_verb_and_its_result(house: ControlFixture) -> None:
     """Parameters by name; what is not given is as the verb has it."""
     assert {"said": ["héllo"], "whom": None} == await call(house, "echo", text="héllo")
     answer = await call(house, "echo", text="ho", times=3, loud=True, whom="x\ny")
     assert {"said": ["HO"] * 3, "whom": "x\ny"} == answer
 
 
-async def test_one_connection_carries_many_requests(house: House) -> None:
+async def test_one_connection_carries_many_requests(house: ControlFixture) -> None:
     """Also after one that was refused."""
 
     def work() -> list[Any]:
@@ -130,7 +130,7 @@ async def test_one_connection_carries_many_requests(house: House) -> None:
     assert [["1"], ["2"]] == [answer["said"] for answer in await threaded(work)]
 
 
-async def test_a_slow_verb_keeps_nobody_else_waiting(house: House) -> None:
+async def test_a_slow_verb_keeps_nobody_else_waiting(house: ControlFixture) -> None:
     """Each connection is answered for itself."""
     async with asyncio.TaskGroup() as group:
         slow = group.create_task(call(house, "wait"))
@@ -140,7 +140,7 @@ async def test_a_slow_verb_keeps_nobody_else_waiting(house: House) -> None:
     assert "done" == slow.result()
 
 
-async def test_a_large_answer_arrives_whole(house: House) -> None:
+async def test_a_large_answer_arrives_whole(house: ControlFixture) -> None:
     """A hundred thousand bindings are some megabytes; only requests are bounded."""
     answer = await call(house, "echo", text="x" * 1000, times=5000)
     assert 5_000_000 == sum(map(len, answer["said"]))
@@ -149,7 +149,7 @@ async def test_a_large_answer_arrives_whole(house: House) -> None:
 # ---- what the service refuses ----------------------------------------------------------------------
 
 
-async def test_a_refusal_keeps_its_code_and_words(house: House) -> None:
+async def test_a_refusal_keeps_its_code_and_words(house: ControlFixture) -> None:
     """The operator reads what the verb said; it is no error of the service."""
     with pytest.raises(CommandRefusedError, match="there is no server ts9; there are: ts/ts1") as caught:
         await call(house, "refuse")
@@ -157,7 +157,7 @@ async def test_a_refusal_keeps_its_code_and_words(house: House) -> None:
     assert [] == house.errors
 
 
-async def test_an_unknown_verb(house: House) -> None:
+async def test_an_unknown_verb(house: ControlFixture) -> None:
     """An older service is asked for what only a newer one has."""
     with pytest.raises(CommandRefusedError, match="there is no verb 'upgrade'") as caught:
         await call(house, "upgrade")
@@ -177,7 +177,7 @@ async def test_an_unknown_verb(house: House) -> None:
     ],
 )
 async def test_parameters_are_checked_by_name_and_type(
-    house: House, params: dict[str, Any], match: str
+    house: ControlFixture, params: dict[str, Any], match: str
 ) -> None:
     """Whoever writes another client is told what is wrong, and the verb is not begun."""
     with pytest.raises(CommandRefusedError) as caught:
@@ -200,7 +200,7 @@ async def test_parameters_are_checked_by_name_and_type(
         b"GET / HTTP/1.1\r\n",
     ],
 )
-async def test_what_is_no_request_is_answered_so(house: House, line: bytes) -> None:
+async def test_what_is_no_request_is_answered_so(house: ControlFixture, line: bytes) -> None:
     """And the connection goes on: the next line is understood again."""
     good = encode(ControlRequest("echo", {"text": "still here"}))
     bad, answer = await raw(house, line, good)
@@ -209,13 +209,13 @@ async def test_what_is_no_request_is_answered_so(house: House, line: bytes) -> N
     assert {"ok": True, "result": {"said": ["still here"], "whom": None}} == answer
 
 
-async def test_another_version_is_refused(house: House) -> None:
+async def test_another_version_is_refused(house: ControlFixture) -> None:
     """In words that say which one this is."""
     (answer,) = await raw(house, b'{"v": 2, "verb": "echo", "params": {"text": "a"}}\n')
     assert {"code": "version", "message": "this service speaks version 1, not 2"} == answer["error"]
 
 
-async def test_a_line_that_is_too_long_ends_the_connection(house: House) -> None:
+async def test_a_line_that_is_too_long_ends_the_connection(house: ControlFixture) -> None:
     """Whoever may use the socket may still not fill the router's memory."""
     long = encode(ControlRequest("echo", {"text": "x" * 2 * MAX_REQUEST_BYTES}))
     (answer,) = await raw(house, long, encode(ControlRequest("echo", {"text": "a"})))
@@ -236,7 +236,7 @@ async def test_a_line_that_is_too_long_ends_the_connection(house: House) -> None
     ],
 )
 async def test_an_error_of_ours_is_answered_and_reported(
-    house: House, verb: str, params: dict[str, Any], what: str
+    house: ControlFixture, verb: str, params: dict[str, Any], what: str
 ) -> None:
     """The operator gets an answer, the log the traceback, and the connection goes on."""
     request = json.dumps({"verb": verb, "params": params}).encode() + b"\n"
@@ -248,7 +248,7 @@ async def test_an_error_of_ours_is_answered_and_reported(
     assert [(verb, what)] == [(name, type(error).__name__) for name, error in house.errors]
 
 
-async def test_a_client_that_leaves_is_no_error(house: House) -> None:
+async def test_a_client_that_leaves_is_no_error(house: ControlFixture) -> None:
     """Ctrl-C in the middle of a request, or before its answer."""
     for sent in (b"", b'{"verb": "ec', encode(ControlRequest("wait"))):
         _, writer = await asyncio.open_unix_connection(str(house.path))
@@ -261,7 +261,7 @@ async def test_a_client_that_leaves_is_no_error(house: House) -> None:
     assert [] == house.errors
 
 
-async def test_stopping_ends_connections_and_takes_no_more(house: House) -> None:
+async def test_stopping_ends_connections_and_takes_no_more(house: ControlFixture) -> None:
     """Twice is as good as once; the file stays, it is the supervisor's."""
     reader, writer = await asyncio.open_unix_connection(str(house.path))
     writer.write(encode(ControlRequest("echo", {"text": "a"})))

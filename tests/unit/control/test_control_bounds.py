@@ -23,7 +23,7 @@ PING = b'{"verb": "ping"}\n'
 LARGE_BYTES = 1024 * 1024
 
 
-class Hall:
+class ControlFixture:
     """A control server whose clock the test moves, and whose clients come from processes as the test says."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +115,9 @@ class Client:
 
 
 @pytest.fixture
-async def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hall]:
+async def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ControlFixture]:
     """Return a serving hall."""
-    made = Hall(tmp_path / "s", monkeypatch)
+    made = ControlFixture(tmp_path / "s", monkeypatch)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(made.path))
     listener.listen()
@@ -133,7 +133,7 @@ async def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 # ---- how many --------------------------------------------------------------------------------------
 
 
-async def test_the_oldest_half_sent_command_makes_room(hall: Hall) -> None:
+async def test_the_oldest_half_sent_command_makes_room(hall: ControlFixture) -> None:
     """A monitor that hangs, or a stranger's thousand connections, lock nobody out."""
     held = await hall.fill(b'{"verb": "pi')
     newcomer = await hall.connect(pid=9)
@@ -144,7 +144,7 @@ async def test_the_oldest_half_sent_command_makes_room(hall: Hall) -> None:
     assert "pong" == (await held[1].ask(b'ng"}\n'))["result"]
 
 
-async def test_whoever_said_nothing_for_longest_makes_room(hall: Hall) -> None:
+async def test_whoever_said_nothing_for_longest_makes_room(hall: ControlFixture) -> None:
     """Of connections between two commands, too; one that has just been used stays."""
     held = await hall.fill()
     assert "pong" == (await held[0].ask(PING))["result"]
@@ -153,7 +153,7 @@ async def test_whoever_said_nothing_for_longest_makes_room(hall: Hall) -> None:
     assert "pong" == (await held[0].ask(PING))["result"]
 
 
-async def test_a_process_has_its_share(hall: Hall) -> None:
+async def test_a_process_has_its_share(hall: ControlFixture) -> None:
     """One that leaks connections parts with its own, not with the others'."""
     other = await hall.connect(pid=8)
     hall.now += 1
@@ -166,7 +166,7 @@ async def test_a_process_has_its_share(hall: Hall) -> None:
     assert "pong" == (await other.ask(PING))["result"]
 
 
-async def test_who_is_being_served_is_not_put_out(hall: Hall) -> None:
+async def test_who_is_being_served_is_not_put_out(hall: ControlFixture) -> None:
     """With nobody idle the newcomer is told to come again, at once, with whose fault it is."""
     held = await hall.fill(b'{"verb": "wait"}\n')
     await wait_until_async(lambda: hall.begun == CONTROL_CLIENTS, PATIENCE_S, "all verbs to begin")
@@ -183,7 +183,7 @@ async def test_who_is_being_served_is_not_put_out(hall: Hall) -> None:
     assert ["done"] * CONTROL_CLIENTS == [(await client.answer())["result"] for client in held]
 
 
-async def test_who_does_not_read_makes_room(hall: Hall) -> None:
+async def test_who_does_not_read_makes_room(hall: ControlFixture) -> None:
     """Not at once: a reader may be slow. After a second it is stuck."""
     for _ in range(MAX_OF_A_PROCESS):
         await hall.connect(b'{"verb": "half"}\n', pid=7, reads=False)
@@ -203,7 +203,7 @@ async def test_who_does_not_read_makes_room(hall: Hall) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"verb": '])
-async def test_a_command_has_a_deadline(hall: Hall, sent: bytes) -> None:
+async def test_a_command_has_a_deadline(hall: ControlFixture, sent: bytes) -> None:
     """Also one that never begins."""
     client = await hall.connect(sent)
     await wait_until_async(
@@ -217,7 +217,7 @@ async def test_a_command_has_a_deadline(hall: Hall, sent: bytes) -> None:
     assert not hall.server._clients
 
 
-async def test_a_connection_may_rest_between_commands(hall: Hall) -> None:
+async def test_a_connection_may_rest_between_commands(hall: ControlFixture) -> None:
     """A console keeps one; but not for ever."""
     client = await hall.connect()
     await client.ask(PING)
@@ -227,7 +227,7 @@ async def test_a_connection_may_rest_between_commands(hall: Hall) -> None:
     assert "timeout" == (await client.answer())["error"]["code"]
 
 
-async def test_a_command_may_last(hall: Hall) -> None:
+async def test_a_command_may_last(hall: ControlFixture) -> None:
     """`reload` and `upgrade` take as long as they take: what has a deadline is the client, not the work."""
     client = await hall.connect(b'{"verb": "wait"}\n')
     await wait_until_async(lambda: hall.begun == 1, PATIENCE_S, "the verb to begin")
@@ -236,7 +236,7 @@ async def test_a_command_may_last(hall: Hall) -> None:
     assert "done" == (await client.answer())["result"]
 
 
-async def test_an_answer_has_to_be_taken(hall: Hall) -> None:
+async def test_an_answer_has_to_be_taken(hall: ControlFixture) -> None:
     """Whoever reads nothing is let go, and its memory with it."""
     await hall.connect(b'{"verb": "large"}\n', reads=False)
     await wait_until_async(
@@ -251,7 +251,7 @@ async def test_an_answer_has_to_be_taken(hall: Hall) -> None:
 # ---- how much --------------------------------------------------------------------------------------
 
 
-async def test_what_waits_is_bounded(hall: Hall) -> None:
+async def test_what_waits_is_bounded(hall: ControlFixture) -> None:
     """Answers of a megabyte to 32 clients that do not read: 8 MiB wait, not 32; the oldest are let go."""
     for number in range(CONTROL_CLIENTS):
         await hall.connect(b'{"verb": "large"}\n', pid=7 + number // MAX_OF_A_PROCESS, reads=False)
@@ -264,7 +264,9 @@ async def test_what_waits_is_bounded(hall: Hall) -> None:
     assert 5 <= len(hall.server._clients) <= 12
 
 
-async def test_a_line_without_an_end_is_not_kept(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_line_without_an_end_is_not_kept(
+    hall: ControlFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor where the answer to it cannot be sent yet, because the client has not read the ones before."""
     client = await hall.connect(PING)
     await client.answer()
@@ -285,7 +287,7 @@ async def test_a_line_without_an_end_is_not_kept(hall: Hall, monkeypatch: pytest
     assert (1, bytearray()) == (len(answers), served.received)
 
 
-async def test_commands_are_carried_out_one_after_the_other(hall: Hall) -> None:
+async def test_commands_are_carried_out_one_after_the_other(hall: ControlFixture) -> None:
     """A client that sends a thousand and reads nothing gets one answer made at a time."""
     await hall.connect(b'{"verb": "large"}\n' * 1000, reads=False)
     await wait_until_async(
@@ -299,7 +301,7 @@ async def test_commands_are_carried_out_one_after_the_other(hall: Hall) -> None:
 # ---- who -------------------------------------------------------------------------------------------
 
 
-async def test_who_asks_is_known_to_the_verb(hall: Hall) -> None:
+async def test_who_asks_is_known_to_the_verb(hall: ControlFixture) -> None:
     """By what the kernel says; a client that names another is refused."""
     client = await hall.connect()
     name = await UserLookup().name(os.getuid())

@@ -11,14 +11,16 @@ from rdpbalancer.control import paging, parameters, protocol, rows, server
 from rdpbalancer.control.parameters import Signature
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
 from rdpbalancer.runtime.router import Router
-from tests.unit.runtime.farmhouse import Farmhouse, service_of
+from tests.unit.runtime.in_process_router import InProcessRouter, service_of
 
 PAGE = Path("docs/reference/control-protocol.md").read_text()
 SECTIONS = {
     name: text.partition("\n## ")[0]
     for name, text in re.findall(r"### `([a-z-]+)`\n(.*?)(?=\n### |\Z)", PAGE, re.DOTALL)
 }
-OPERATORS = {name: Signature(verb) for name, verb in Farmhouse(service_of(["ts1"])).operator.verbs().items()}
+OPERATORS = {
+    name: Signature(verb) for name, verb in InProcessRouter(service_of(["ts1"])).operator.verbs().items()
+}
 ROUTERS = {
     name: Signature(getattr(Router, method))
     for name, method in re.findall(r'"([a-z]+)": self\.(\w+),', inspect.getsource(Router._start_control))

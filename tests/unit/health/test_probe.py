@@ -15,7 +15,7 @@ from rdpbalancer.health.probe import CheckResult, check
 from rdpbalancer.lab.agent import AgentMode, LabAgent
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Health, ServerId
-from tests.support.house import open_descriptors
+from tests.support.running_balancer import open_descriptors
 from tests.support.steps import watching
 from tests.support.wait import wait_until_async
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from rdpbalancer.ipc.channel import MAX_MESSAGE_BYTES, Channel, pair
-from tests.support.house import open_descriptors
+from tests.support.running_balancer import open_descriptors
 from tests.support.wait import wait_until_async
 from tests.unit.conftest import Run
 

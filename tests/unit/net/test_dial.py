@@ -15,7 +15,7 @@ from rdpbalancer.net import dial
 from rdpbalancer.net.options import KEEPALIVE_IDLE_S
 from rdpbalancer.net.poller import Poller
 from rdpbalancer.wire.confirm import build_confirm, build_failure
-from tests.support.house import open_descriptors
+from tests.support.running_balancer import open_descriptors
 from tests.support.steps import Stepped, stepped, watching
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

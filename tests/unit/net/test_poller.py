@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rdpbalancer.net.poller import FdWaiter, Poller, StepRunner
-from tests.support.house import open_descriptors
+from tests.support.running_balancer import open_descriptors
 from tests.support.steps import Stepped, stepped, watching
 from tests.support.wait import wait_until_async
 

@@ -15,7 +15,7 @@ from rdpbalancer.ipc.relay_messages import SessionTransfer
 from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.relay.idle_poll import IdlePoller
 from rdpbalancer.relay.pump import HALF_CLOSED_IDLE_S, Pump, PumpedSession
-from tests.support.house import open_descriptors
+from tests.support.running_balancer import open_descriptors
 from tests.support.wait import wait_until_async
 from tests.unit.conftest import Run
 from tests.unit.relay.test_pump import read, refuses, reset, tcp_pair, write

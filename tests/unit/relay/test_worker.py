@@ -35,7 +35,7 @@ from rdpbalancer.relay.inline import InlineRelay
 from rdpbalancer.relay.pool import RelayPool
 from rdpbalancer.relay.worker import Relay
 from rdpbalancer.tasks import spawn
-from tests.support.house import open_descriptors
+from tests.support.running_balancer import open_descriptors
 from tests.support.wait import wait_until_async
 from tests.unit.conftest import Run
 from tests.unit.relay.test_pump import read, tcp_pair, write

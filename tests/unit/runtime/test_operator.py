@@ -9,20 +9,28 @@ from rdpbalancer.core.status import Override
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.model import CloseReason, Intent, Key, Method, ServerId
 from tests.unit.core.farms import ALICE, SERVICE
-from tests.unit.runtime.farmhouse import WALL, Farmhouse, facts, local_server, service_of, sid, state_of
+from tests.unit.runtime.in_process_router import (
+    WALL,
+    InProcessRouter,
+    facts,
+    local_server,
+    service_of,
+    sid,
+    state_of,
+)
 
 OTHER = ServerId("gw", "ts1")
 
 
 @pytest.fixture
-def house() -> Farmhouse:
+def router() -> InProcessRouter:
     """Return two services, both with a server ts1, one with ts2 beside it."""
-    return Farmhouse(service_of(["ts1", "ts2"]), service_of([local_server("ts1", id=OTHER)], name="gw"))
+    return InProcessRouter(service_of(["ts1", "ts2"]), service_of([local_server("ts1", id=OTHER)], name="gw"))
 
 
-def intents(house: Farmhouse) -> dict[str, tuple[Intent, bool]]:
+def intents(router: InProcessRouter) -> dict[str, tuple[Intent, bool]]:
     """Return what is wanted of every server, and whether strictly."""
-    return {str(id_): (status.intent, status.strict) for id_, status in house.dispatcher.statuses.items()}
+    return {str(id_): (status.intent, status.strict) for id_, status in router.dispatcher.statuses.items()}
 
 
 # ---- servers ---------------------------------------------------------------------------------------
@@ -43,12 +51,12 @@ def intents(house: Farmhouse) -> dict[str, tuple[Intent, bool]]:
     ],
 )
 async def test_a_server_is_named_with_its_service_or_without(
-    house: Farmhouse, named: dict[str, str], expected: list[str]
+    router: InProcessRouter, named: dict[str, str], expected: list[str]
 ) -> None:
     """Without, it is meant in every service that has it; `*`, `?` and `[...]` as in a shell."""
-    answer = await house.verb("set-state", state="drain", **named)
+    answer = await router.verb("set-state", state="drain", **named)
     assert (expected, 0) == ([row["server"] for row in answer["servers"]], answer["kicked"])
-    assert expected == [name for name, (intent, _) in intents(house).items() if intent is Intent.DRAIN]
+    assert expected == [name for name, (intent, _) in intents(router).items() if intent is Intent.DRAIN]
 
 
 @pytest.mark.parametrize(
@@ -63,89 +71,91 @@ async def test_a_server_is_named_with_its_service_or_without(
     ],
 )
 async def test_an_unknown_server_is_answered_with_those_there_are(
-    house: Farmhouse, verb: str, params: dict[str, Any]
+    router: InProcessRouter, verb: str, params: dict[str, Any]
 ) -> None:
     """So that the operator sees the slip, and nothing has changed."""
-    before = intents(house)
+    before = intents(router)
     with pytest.raises(ConfigurationError) as caught:
-        await house.verb(verb, **params)
+        await router.verb(verb, **params)
     assert "unknown-server" == caught.value.code
     assert f"there are: gw/ts1, {SERVICE}/ts1, {SERVICE}/ts2" in str(caught.value)
-    assert (before, {}, []) == (intents(house), house.state.overrides(), house.kicked)
+    assert (before, {}, []) == (intents(router), router.state.overrides(), router.kicked)
 
 
-async def test_a_state_is_taken_and_remembered(house: Farmhouse) -> None:
+async def test_a_state_is_taken_and_remembered(router: InProcessRouter) -> None:
     """At once, over a restart, and told with its reason; it is written down before it is answered."""
-    house.now += 50
-    await house.verb("set-state", server="ts2", state="drain", strict=True)
-    assert (Intent.DRAIN, True) == intents(house)[f"{SERVICE}/ts2"]
-    assert {sid("ts2"): Override(Intent.DRAIN, strict=True, since=WALL)} == house.state.overrides()
-    status = house.dispatcher.statuses[sid("ts2")]
-    assert (house.now, "operator: drain --strict") == (status.changed_at, status.reason)
-    (event,) = house.events.recent()
+    router.now += 50
+    await router.verb("set-state", server="ts2", state="drain", strict=True)
+    assert (Intent.DRAIN, True) == intents(router)[f"{SERVICE}/ts2"]
+    assert {sid("ts2"): Override(Intent.DRAIN, strict=True, since=WALL)} == router.state.overrides()
+    status = router.dispatcher.statuses[sid("ts2")]
+    assert (router.now, "operator: drain --strict") == (status.changed_at, status.reason)
+    (event,) = router.events.recent()
     assert ("operator", "ts2", "drain", True) == tuple(
         event[name] for name in ("event", "server", "state", "strict")
     )
-    assert 1 == house.written
+    assert 1 == router.written
 
 
-async def test_online_takes_it_all_back(house: Farmhouse) -> None:
+async def test_online_takes_it_all_back(router: InProcessRouter) -> None:
     """Nothing is left to be remembered."""
-    await house.verb("set-state", server="ts2", state="drain", strict=True)
-    await house.verb("set-state", server="ts2", state="online")
-    assert (Intent.ONLINE, False) == intents(house)[f"{SERVICE}/ts2"]
-    assert {} == house.state.overrides()
+    await router.verb("set-state", server="ts2", state="drain", strict=True)
+    await router.verb("set-state", server="ts2", state="online")
+    assert (Intent.ONLINE, False) == intents(router)[f"{SERVICE}/ts2"]
+    assert {} == router.state.overrides()
 
 
-async def test_state_and_weight_do_not_undo_each_other(house: Farmhouse) -> None:
+async def test_state_and_weight_do_not_undo_each_other(router: InProcessRouter) -> None:
     """They are two words about one server."""
-    await house.verb("set-weight", server="ts2", weight=30)
-    await house.verb("set-state", server="ts2", state="halt")
-    assert {sid("ts2"): Override(Intent.HALT, weight=30, since=WALL)} == house.state.overrides()
-    answer = await house.verb("set-weight", server="ts2", weight=None)
+    await router.verb("set-weight", server="ts2", weight=30)
+    await router.verb("set-state", server="ts2", state="halt")
+    assert {sid("ts2"): Override(Intent.HALT, weight=30, since=WALL)} == router.state.overrides()
+    answer = await router.verb("set-weight", server="ts2", weight=None)
     assert {"servers": [f"{SERVICE}/ts2"], "weight": None} == answer
-    assert {sid("ts2"): Override(Intent.HALT, since=WALL)} == house.state.overrides()
-    assert None is house.dispatcher.statuses[sid("ts2")].runtime_weight
+    assert {sid("ts2"): Override(Intent.HALT, since=WALL)} == router.state.overrides()
+    assert None is router.dispatcher.statuses[sid("ts2")].runtime_weight
 
 
 @pytest.mark.parametrize("weight", [-1, 257])
-async def test_a_weight_has_bounds(house: Farmhouse, weight: int) -> None:
+async def test_a_weight_has_bounds(router: InProcessRouter, weight: int) -> None:
     """Those of the configuration."""
     with pytest.raises(ConfigurationError, match="a weight is 0 to 256, not"):
-        await house.verb("set-weight", server="ts2", weight=weight)
+        await router.verb("set-weight", server="ts2", weight=weight)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 50), (100, 100), (1, 1), (0, 0)])
 async def test_a_weight_may_be_a_share_of_the_configured_one(
-    house: Farmhouse, percent: int, expected: int
+    router: InProcessRouter, percent: int, expected: int
 ) -> None:
     """As HAProxy takes it: of what is configured, not of what an operator said before."""
-    await house.verb("set-weight", server="ts2", weight=7)
-    await house.verb("set-weight", server="ts2", percent=percent)
-    assert expected == house.dispatcher.statuses[sid("ts2")].runtime_weight
+    await router.verb("set-weight", server="ts2", weight=7)
+    await router.verb("set-weight", server="ts2", percent=percent)
+    assert expected == router.dispatcher.statuses[sid("ts2")].runtime_weight
 
 
 @pytest.mark.parametrize("params", [{"percent": 101}, {"percent": -1}, {"percent": 50, "weight": 50}])
-async def test_a_share_is_a_percentage(house: Farmhouse, params: dict[str, int]) -> None:
+async def test_a_share_is_a_percentage(router: InProcessRouter, params: dict[str, int]) -> None:
     """And it stands in place of a weight."""
     with pytest.raises(ConfigurationError, match="percentage"):
-        await house.verb("set-weight", server="ts2", **params)
+        await router.verb("set-weight", server="ts2", **params)
 
 
-async def test_a_state_is_one_of_three(house: Farmhouse) -> None:
+async def test_a_state_is_one_of_three(router: InProcessRouter) -> None:
     """Whatever another client of the socket makes up."""
     with pytest.raises(ConfigurationError, match="online, drain or halt, not maint") as caught:
-        await house.verb("set-state", server="ts2", state="maint")
+        await router.verb("set-state", server="ts2", state="maint")
     assert "unknown-state" == caught.value.code
 
 
-async def test_what_was_said_is_restored(house: Farmhouse) -> None:
+async def test_what_was_said_is_restored(router: InProcessRouter) -> None:
     """After a restart, and when a reload brings a server back; not for servers that were not asked for."""
-    await house.verb("set-state", server="ts2", state="drain")
-    await house.verb("set-weight", server="gw/ts1", weight=7)
-    again = Farmhouse(service_of(["ts1", "ts2"]), service_of([local_server("ts1", id=OTHER)], name="gw"))
-    again.state = house.state
-    again.operator._overrides = house.state
+    await router.verb("set-state", server="ts2", state="drain")
+    await router.verb("set-weight", server="gw/ts1", weight=7)
+    again = InProcessRouter(
+        service_of(["ts1", "ts2"]), service_of([local_server("ts1", id=OTHER)], name="gw")
+    )
+    again.state = router.state
+    again.operator._overrides = router.state
     again.operator.restore([sid("ts2")])
     assert (Intent.DRAIN, False) == intents(again)[f"{SERVICE}/ts2"]
     assert None is again.dispatcher.statuses[OTHER].runtime_weight
@@ -154,11 +164,11 @@ async def test_what_was_said_is_restored(house: Farmhouse) -> None:
     assert "operator: weight 7 (kept over a restart)" == again.dispatcher.statuses[OTHER].reason
 
 
-async def test_why_a_server_is_out_is_known_after_a_restart(house: Farmhouse) -> None:
+async def test_why_a_server_is_out_is_known_after_a_restart(router: InProcessRouter) -> None:
     """The list of servers has the operator's own reason, after an upgrade or a crash too."""
-    await house.verb("set-state", server="ts2", state="drain", strict=True, reason="patch night")
-    again = Farmhouse(service_of(["ts1", "ts2"]))
-    again.operator._overrides = house.state
+    await router.verb("set-state", server="ts2", state="drain", strict=True, reason="patch night")
+    again = InProcessRouter(service_of(["ts1", "ts2"]))
+    again.operator._overrides = router.state
     again.operator.restore(again.dispatcher.statuses.keys())
     (row,) = (row for row in again.views.servers() if row.name == "ts2")
     assert "operator: drain --strict: patch night (kept over a restart)" == row.reason
@@ -168,13 +178,13 @@ async def test_why_a_server_is_out_is_known_after_a_restart(house: Farmhouse) ->
 
 
 @pytest.fixture
-def busy(house: Farmhouse) -> Farmhouse:
-    """Return the house with four sessions, held by two relays."""
-    house.session("a", "ts1", relay=7, user="Alice", source="192.0.2.1")
-    house.session("b", "ts1", relay=8, user="bert", source="192.0.2.2")
-    house.session("c", "ts2", relay=7, user="alice", source="192.0.2.2")
-    house.session("d", "ts1", relay=7, service="gw", source="192.0.2.1")
-    return house
+def busy(router: InProcessRouter) -> InProcessRouter:
+    """Return the router with four sessions, held by two relays."""
+    router.session("a", "ts1", relay=7, user="Alice", source="192.0.2.1")
+    router.session("b", "ts1", relay=8, user="bert", source="192.0.2.2")
+    router.session("c", "ts2", relay=7, user="alice", source="192.0.2.2")
+    router.session("d", "ts1", relay=7, service="gw", source="192.0.2.1")
+    return router
 
 
 @pytest.mark.parametrize(
@@ -191,7 +201,7 @@ def busy(house: Farmhouse) -> Farmhouse:
     ],
 )
 async def test_sessions_are_kicked_by_every_word_that_is_given(
-    busy: Farmhouse, which: dict[str, str], expected: list[str]
+    busy: InProcessRouter, which: dict[str, str], expected: list[str]
 ) -> None:
     """Each relay is asked for its own; how many is answered."""
     assert {"kicked": len(expected)} == await busy.verb("kick", **which)
@@ -201,7 +211,7 @@ async def test_sessions_are_kicked_by_every_word_that_is_given(
     assert {CloseReason.KICKED} >= {reason for *_, reason in busy.kicked}
 
 
-async def test_kicking_nobody_in_particular_kicks_nobody(busy: Farmhouse) -> None:
+async def test_kicking_nobody_in_particular_kicks_nobody(busy: InProcessRouter) -> None:
     """An empty command must not empty the farm."""
     with pytest.raises(ConfigurationError) as caught:
         await busy.verb("kick")
@@ -209,26 +219,26 @@ async def test_kicking_nobody_in_particular_kicks_nobody(busy: Farmhouse) -> Non
     assert [] == busy.kicked
 
 
-async def test_a_session_that_is_not_there(busy: Farmhouse) -> None:
+async def test_a_session_that_is_not_there(busy: InProcessRouter) -> None:
     """It may have ended while its id was being typed."""
     with pytest.raises(ConfigurationError, match="there is no session z; it may have ended"):
         await busy.verb("kick", session="z")
 
 
-async def test_sessions_on_a_removed_server_can_be_kicked(busy: Farmhouse) -> None:
+async def test_sessions_on_a_removed_server_can_be_kicked(busy: InProcessRouter) -> None:
     """It is not configured any more, and that may be why."""
     busy.apply(service_of(["ts1"]))
     assert {"kicked": 1} == await busy.verb("kick", server="ts2")
 
 
-async def test_drain_and_kick(busy: Farmhouse) -> None:
+async def test_drain_and_kick(busy: InProcessRouter) -> None:
     """Those of the server alone."""
     answer = await busy.verb("set-state", server=f"{SERVICE}/ts1", state="drain", kick=True)
     assert 2 == answer["kicked"]
     assert [(7, ["a"], CloseReason.KICKED), (8, ["b"], CloseReason.KICKED)] == sorted(busy.kicked)
 
 
-def test_a_server_that_is_down_is_kicked_with_its_reason(busy: Farmhouse) -> None:
+def test_a_server_that_is_down_is_kicked_with_its_reason(busy: InProcessRouter) -> None:
     """`on_down: kick` and the end of the service use the same way."""
     assert 1 == busy.operator.kick_server(sid("ts2"), CloseReason.SERVER_DOWN)
     assert [(7, ["c"], CloseReason.SERVER_DOWN)] == busy.kicked
@@ -237,54 +247,54 @@ def test_a_server_that_is_down_is_kicked_with_its_reason(busy: Farmhouse) -> Non
 # ---- bindings --------------------------------------------------------------------------------------
 
 
-def bindings(house: Farmhouse, service: str = SERVICE) -> dict[str, tuple[str, float | None]]:
+def bindings(router: InProcessRouter, service: str = SERVICE) -> dict[str, tuple[str, float | None]]:
     """Return server and remaining seconds of every key."""
     return {
         entry.key.value: (
             entry.server,
-            None if entry.expires_at is None else entry.expires_at - house.now,
+            None if entry.expires_at is None else entry.expires_at - router.now,
         )
-        for entry in house.dispatcher.bindings(service).entries(now=house.now)
+        for entry in router.dispatcher.bindings(service).entries(now=router.now)
     }
 
 
-async def test_an_idle_user_is_moved(house: Farmhouse) -> None:
+async def test_an_idle_user_is_moved(router: InProcessRouter) -> None:
     """For the configured time, from now."""
-    house.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=house.now, ttl_s=5)
-    answer = await house.verb("persist-move", key="ALICE", server="ts2")
+    router.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=router.now, ttl_s=5)
+    answer = await router.verb("persist-move", key="ALICE", server="ts2")
     assert {"moved": 1, "created": 0, "near": [], "server": "ts2"} == answer
-    assert {"alice": ("ts2", 3600.0)} == bindings(house)
-    assert 1 == house.written
+    assert {"alice": ("ts2", 3600.0)} == bindings(router)
+    assert 1 == router.written
 
 
-async def test_a_live_user_is_moved_from_the_next_connection_on(house: Farmhouse) -> None:
+async def test_a_live_user_is_moved_from_the_next_connection_on(router: InProcessRouter) -> None:
     """The session stays, and pins the new binding; its end starts the time."""
-    house.session("s1", "ts1", key=ALICE)
-    await house.verb("persist-move", key="alice", server="ts2")
-    assert {"alice": ("ts2", None)} == bindings(house)
-    assert [] == house.kicked
-    house.dispatcher.close("s1", now=house.now)
-    assert {"alice": ("ts2", 3600.0)} == bindings(house)
+    router.session("s1", "ts1", key=ALICE)
+    await router.verb("persist-move", key="alice", server="ts2")
+    assert {"alice": ("ts2", None)} == bindings(router)
+    assert [] == router.kicked
+    router.dispatcher.close("s1", now=router.now)
+    assert {"alice": ("ts2", 3600.0)} == bindings(router)
 
 
-async def test_somebody_new_is_bound_before_the_first_connection(house: Farmhouse) -> None:
+async def test_somebody_new_is_bound_before_the_first_connection(router: InProcessRouter) -> None:
     """In every service that has the server, as a user unless it is said otherwise."""
-    answer = await house.verb("persist-move", key="Zoë", server="ts1")
+    answer = await router.verb("persist-move", key="Zoë", server="ts1")
     assert {"moved": 0, "created": 2, "near": [], "server": "ts1"} == answer
-    assert {"zoë": ("ts1", 3600.0)} == bindings(house) == bindings(house, "gw")
-    await house.verb("persist-move", key="bert", server="gw/ts1")
-    assert "bert" not in bindings(house)
-    assert "bert" in bindings(house, "gw")
+    assert {"zoë": ("ts1", 3600.0)} == bindings(router) == bindings(router, "gw")
+    await router.verb("persist-move", key="bert", server="gw/ts1")
+    assert "bert" not in bindings(router)
+    assert "bert" in bindings(router, "gw")
 
 
-async def test_a_user_of_two_services_is_moved_where_the_server_is(house: Farmhouse) -> None:
+async def test_a_user_of_two_services_is_moved_where_the_server_is(router: InProcessRouter) -> None:
     """Whole or not at all: the other service has no such server, and keeps its binding."""
     for service in (SERVICE, "gw"):
-        house.dispatcher.bindings(service).move(ALICE, "ts1", now=house.now, ttl_s=5)
-    answer = await house.verb("persist-move", key="alice", server="ts2")
+        router.dispatcher.bindings(service).move(ALICE, "ts1", now=router.now, ttl_s=5)
+    answer = await router.verb("persist-move", key="alice", server="ts2")
     assert (1, 0) == (answer["moved"], answer["created"])
-    assert {"alice": ("ts2", 3600.0)} == bindings(house)
-    assert {"alice": ("ts1", 5)} == bindings(house, "gw")
+    assert {"alice": ("ts2", 3600.0)} == bindings(router)
+    assert {"alice": ("ts1", 5)} == bindings(router, "gw")
 
 
 @pytest.mark.parametrize(
@@ -297,33 +307,33 @@ async def test_a_user_of_two_services_is_moved_where_the_server_is(house: Farmho
     ],
 )
 async def test_an_address_is_the_key_that_its_connections_have(
-    house: Farmhouse, named: str, kept: str
+    router: InProcessRouter, named: str, kept: str
 ) -> None:
     """Cut to the configured prefix, or as `show persistence` shows it; to move and to delete."""
-    house.apply(service_of(["ts1", "ts2"], persistence=PersistencePolicy(ipv4_prefix=24)))
-    await house.verb("persist-move", key=named, server="ts2", method="source-ip")
-    (entry,) = house.dispatcher.bindings(SERVICE).entries(now=house.now)
+    router.apply(service_of(["ts1", "ts2"], persistence=PersistencePolicy(ipv4_prefix=24)))
+    await router.verb("persist-move", key=named, server="ts2", method="source-ip")
+    (entry,) = router.dispatcher.bindings(SERVICE).entries(now=router.now)
     assert (Key(Method.SOURCE_IP, kept), "ts2") == (entry.key, entry.server)
-    answer = await house.verb("persist-move", key=named, server="ts1")
+    answer = await router.verb("persist-move", key=named, server="ts1")
     assert (1, 0) == (answer["moved"], answer["created"])
-    assert {"deleted": 1} == await house.verb("persist-delete", key=named)
+    assert {"deleted": 1} == await router.verb("persist-delete", key=named)
 
 
-async def test_a_user_is_the_key_that_its_connections_have(house: Farmhouse) -> None:
+async def test_a_user_is_the_key_that_its_connections_have(router: InProcessRouter) -> None:
     """Without the domain, where that is stripped."""
-    house.apply(service_of(["ts1"], persistence=PersistencePolicy(strip_domain=True)))
-    await house.verb("persist-move", key="EXAMPLE\\Alice", server="ts1")
-    assert {"alice": ("ts1", 3600.0)} == bindings(house)
-    assert {"deleted": 1} == await house.verb("persist-delete", key="alice@example.net")
+    router.apply(service_of(["ts1"], persistence=PersistencePolicy(strip_domain=True)))
+    await router.verb("persist-move", key="EXAMPLE\\Alice", server="ts1")
+    assert {"alice": ("ts1", 3600.0)} == bindings(router)
+    assert {"deleted": 1} == await router.verb("persist-delete", key="alice@example.net")
 
 
 @pytest.mark.parametrize("key", ["alice", "10.1.2", "10.1.2.3/24", "10.1.2.0/33"])
-async def test_what_is_no_address_is_no_source(house: Farmhouse, key: str) -> None:
+async def test_what_is_no_address_is_no_source(router: InProcessRouter, key: str) -> None:
     """It would be kept, and never found."""
     with pytest.raises(ConfigurationError, match="is neither an IP address nor a network") as caught:
-        await house.verb("persist-move", key=key, server="ts2", method="source-ip")
+        await router.verb("persist-move", key=key, server="ts2", method="source-ip")
     assert "bad-address" == caught.value.code
-    assert {} == bindings(house)
+    assert {} == bindings(router)
 
 
 @pytest.mark.parametrize(
@@ -337,34 +347,36 @@ async def test_what_is_no_address_is_no_source(house: Farmhouse, key: str) -> No
         ("persist-move", {"key": "new", "server": "ts2", "method": "mac"}, "unknown-method"),
     ],
 )
-async def test_what_there_is_not(house: Farmhouse, verb: str, params: dict[str, str], code: str) -> None:
+async def test_what_there_is_not(
+    router: InProcessRouter, verb: str, params: dict[str, str], code: str
+) -> None:
     """Each mistake has its code, and changes nothing."""
-    house.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=house.now, ttl_s=5)
+    router.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=router.now, ttl_s=5)
     with pytest.raises(ConfigurationError) as caught:
-        await house.verb(verb, **params)
+        await router.verb(verb, **params)
     assert code == caught.value.code
-    assert {"alice": ("ts1", 5)} == bindings(house)
+    assert {"alice": ("ts1", 5)} == bindings(router)
 
 
-async def test_a_binding_is_deleted(house: Farmhouse) -> None:
+async def test_a_binding_is_deleted(router: InProcessRouter) -> None:
     """In every service, or in one."""
     for service in (SERVICE, "gw"):
-        house.dispatcher.bindings(service).move(ALICE, "ts1", now=house.now, ttl_s=5)
-    assert {"deleted": 1} == await house.verb("persist-delete", key="alice", service="gw")
-    assert ({"alice": ("ts1", 5)}, {}) == (bindings(house), bindings(house, "gw"))
-    assert {"deleted": 1} == await house.verb("persist-delete", key="alice")
-    assert {} == bindings(house)
+        router.dispatcher.bindings(service).move(ALICE, "ts1", now=router.now, ttl_s=5)
+    assert {"deleted": 1} == await router.verb("persist-delete", key="alice", service="gw")
+    assert ({"alice": ("ts1", 5)}, {}) == (bindings(router), bindings(router, "gw"))
+    assert {"deleted": 1} == await router.verb("persist-delete", key="alice")
+    assert {} == bindings(router)
 
 
-async def test_what_happened_is_shown(house: Farmhouse) -> None:
+async def test_what_happened_is_shown(router: InProcessRouter) -> None:
     """Also who changed what."""
-    await house.verb("set-weight", server="ts2", weight=30)
-    (event,) = await house.rows("events")
+    await router.verb("set-weight", server="ts2", weight=30)
+    (event,) = await router.rows("events")
     assert ("operator", 30, "weight 30") == (event["event"], event["weight"], event["detail"])
 
 
-async def test_sessions_are_shown_by_the_same_words(house: Farmhouse) -> None:
+async def test_sessions_are_shown_by_the_same_words(router: InProcessRouter) -> None:
     """The verb passes them on."""
-    house.keeper.session_live(state_of(facts("s1", "ts2")), 7)
-    assert ["s1"] == [row["id"] for row in (await house.verb("sessions", server="ts2"))["rows"]]
-    assert {"rows": [], "next": None, "total": 0} == await house.verb("sessions", server="ts1")
+    router.keeper.session_live(state_of(facts("s1", "ts2")), 7)
+    assert ["s1"] == [row["id"] for row in (await router.verb("sessions", server="ts2"))["rows"]]
+    assert {"rows": [], "next": None, "total": 0} == await router.verb("sessions", server="ts1")

@@ -16,35 +16,35 @@ from rdpbalancer.model import CloseReason, Endpoint, Health, Intent, ServerId
 from rdpbalancer.tasks import spawn
 from tests.support.wait import wait_until_async
 from tests.unit.core.farms import SERVICE, real_server, server_status, virtual_service
-from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of, sid
+from tests.unit.runtime.in_process_router import InProcessRouter, local_server, service_of, sid
 
 TS1 = sid("ts1")
 POLICY = HealthPolicy(rise=2, fall=3, fast_interval_s=0.5)
 
 
-def house_of(**configured: Any) -> Farmhouse:
+def house_of(**configured: Any) -> InProcessRouter:
     """Return a farm of one checked server with an agent, whose monitor does not run."""
     server = local_server("ts1", health=configured.pop("health", POLICY), agent=AgentPolicy(stale_after_s=60))
-    house = Farmhouse(service_of([server, "ts2"], **configured))
-    house.watch._monitors[TS1] = Monitor(server, house.watch, rng=random.Random(1))
-    return house
+    router = InProcessRouter(service_of([server, "ts2"], **configured))
+    router.watch._monitors[TS1] = Monitor(server, router.watch, rng=random.Random(1))
+    return router
 
 
-def check(house: Farmhouse, *results: bool, detail: str = "why") -> None:
+def check(router: InProcessRouter, *results: bool, detail: str = "why") -> None:
     """Checks have ended so."""
     for ok in results:
-        house.watch.checked(TS1, CheckResult(ok=ok, detail=detail, duration_s=0.01))
+        router.watch.checked(TS1, CheckResult(ok=ok, detail=detail, duration_s=0.01))
 
 
-def status(house: Farmhouse) -> ServerStatus:
+def status(router: InProcessRouter) -> ServerStatus:
     """Return the server's status."""
-    return house.dispatcher.statuses[TS1]
+    return router.dispatcher.statuses[TS1]
 
 
-def count(house: Farmhouse, name: str, **labels: str) -> float:
+def count(router: InProcessRouter, name: str, **labels: str) -> float:
     """Return a counter's value."""
     labels = {"service": SERVICE, "server": "ts1", **labels}
-    return house.metrics.registry.get_sample_value(f"rdpbalancer_{name}", labels) or 0
+    return router.metrics.registry.get_sample_value(f"rdpbalancer_{name}", labels) or 0
 
 
 # ---- checks ----------------------------------------------------------------------------------------
@@ -52,16 +52,16 @@ def count(house: Farmhouse, name: str, **labels: str) -> float:
 
 def test_a_server_goes_down_after_fall_and_comes_up_after_rise() -> None:
     """Each is told once, however long it lasts, with what the check found."""
-    house = house_of()
-    check(house, True, False, False)
-    assert (Health.UP, []) == (status(house).health.health, house.happened())
-    house.now += 1
-    check(house, False, False, False, detail="Connection refused")
-    assert (Health.DOWN, house.now) == (status(house).health.health, status(house).changed_at)
-    assert "Connection refused" == status(house).reason
-    check(house, True, False, True, True, True, detail="confirmed")
-    assert Health.UP is status(house).health.health
-    down, up = house.events.recent()
+    router = house_of()
+    check(router, True, False, False)
+    assert (Health.UP, []) == (status(router).health.health, router.happened())
+    router.now += 1
+    check(router, False, False, False, detail="Connection refused")
+    assert (Health.DOWN, router.now) == (status(router).health.health, status(router).changed_at)
+    assert "Connection refused" == status(router).reason
+    check(router, True, False, True, True, True, detail="confirmed")
+    assert Health.UP is status(router).health.health
+    down, up = router.events.recent()
     assert ("server_down", "error", "Connection refused", "ts1") == tuple(
         down[name] for name in ("event", "level", "detail", "server")
     )
@@ -70,96 +70,96 @@ def test_a_server_goes_down_after_fall_and_comes_up_after_rise() -> None:
 
 def test_every_check_is_counted() -> None:
     """By its result; failures also for `show servers`."""
-    house = house_of()
-    check(house, True, False, False, True)
+    router = house_of()
+    check(router, True, False, False, True)
     assert (2, 2) == (
-        count(house, "health_checks_total", result="ok"),
-        count(house, "health_checks_total", result="failed"),
+        count(router, "health_checks_total", result="ok"),
+        count(router, "health_checks_total", result="failed"),
     )
-    assert {TS1: 2} == house.watch.checks_failed
+    assert {TS1: 2} == router.watch.checks_failed
 
 
 def test_the_first_check_decides() -> None:
     """A new server waits for no row of results."""
-    house = house_of()
-    house.dispatcher.set_status(TS1, ServerStatus(), now=house.now)
-    check(house, False)
-    assert (Health.DOWN, ["server_down"]) == (status(house).health.health, house.happened())
+    router = house_of()
+    router.dispatcher.set_status(TS1, ServerStatus(), now=router.now)
+    check(router, False)
+    assert (Health.DOWN, ["server_down"]) == (status(router).health.health, router.happened())
 
 
 def test_slow_start_begins_when_a_server_comes_back() -> None:
     """Not at the first check: the whole farm would begin slowly."""
-    house = house_of()
-    house.dispatcher.set_status(TS1, ServerStatus(), now=house.now)
-    check(house, True)
-    assert None is status(house).ramp_from_at
-    check(house, False, False, False)
-    assert None is status(house).ramp_from_at
-    house.now += 7
-    check(house, True, True)
-    assert house.now == status(house).ramp_from_at
+    router = house_of()
+    router.dispatcher.set_status(TS1, ServerStatus(), now=router.now)
+    check(router, True)
+    assert None is status(router).ramp_from_at
+    check(router, False, False, False)
+    assert None is status(router).ramp_from_at
+    router.now += 7
+    check(router, True, True)
+    assert router.now == status(router).ramp_from_at
 
 
 @pytest.mark.parametrize(("kick_on_down", "expected"), [(True, 1), (False, 0)])
 def test_sessions_of_a_server_that_goes_down(*, kick_on_down: bool, expected: int) -> None:
     """`on_down: kick` ends them, once, with their reason; otherwise they are left alone."""
-    house = house_of(kick_on_down=kick_on_down)
-    house.session("s1")
-    house.session("s2", "ts2")
-    check(house, False, False, False, False, False)
-    assert [(7, ["s1"], CloseReason.SERVER_DOWN)] * expected == house.kicked
-    told = [event for event in house.events.recent() if event["event"] == "sessions_kicked"]
+    router = house_of(kick_on_down=kick_on_down)
+    router.session("s1")
+    router.session("s2", "ts2")
+    check(router, False, False, False, False, False)
+    assert [(7, ["s1"], CloseReason.SERVER_DOWN)] * expected == router.kicked
+    told = [event for event in router.events.recent() if event["event"] == "sessions_kicked"]
     assert [1] * expected == [event["sessions"] for event in told]
 
 
 def test_an_agents_down_kicks_too() -> None:
     """The agent's word is an observation as good as a check; it comes once."""
-    house = house_of(kick_on_down=True)
-    house.session("s1")
+    router = house_of(kick_on_down=True)
+    router.session("s1")
     for _ in range(3):
-        house.watch.agent_answered(TS1, parse_line(b"down #rebooting"))
-    check(house, False, False, False)
-    assert [(7, ["s1"], CloseReason.SERVER_DOWN)] == house.kicked
+        router.watch.agent_answered(TS1, parse_line(b"down #rebooting"))
+    check(router, False, False, False)
+    assert [(7, ["s1"], CloseReason.SERVER_DOWN)] == router.kicked
 
 
 def test_nobody_is_told_of_no_session_kicked() -> None:
     """A server that goes down empty has lost nobody."""
-    house = house_of(kick_on_down=True)
-    check(house, False, False, False)
-    assert ["server_down"] == house.happened()
+    router = house_of(kick_on_down=True)
+    check(router, False, False, False)
+    assert ["server_down"] == router.happened()
 
 
 def test_a_check_does_not_look_at_every_server_of_the_farm(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 2,000 servers, a table of all of them for each result would be most of a check's cost."""
-    house = house_of()
+    router = house_of()
 
     def all_servers(_: Farm) -> None:
         raise AssertionError("every server was looked at")
 
     monkeypatch.setattr(Farm, "servers", all_servers)
-    check(house, True, False)
+    check(router, True, False)
 
 
 # ---- failed dials ----------------------------------------------------------------------------------
 
 
-def failed(house: Farmhouse, code: str = "refused") -> None:
+def failed(router: InProcessRouter, code: str = "refused") -> None:
     """A session's dial has failed."""
-    house.watch.dial_failed(TS1, ServerError(code, "Connection refused"))
+    router.watch.dial_failed(TS1, ServerError(code, "Connection refused"))
 
 
 def test_failed_dials_take_a_server_down() -> None:
     """Like failed checks, but those of one moment count once: they are one observation."""
-    house = house_of()
+    router = house_of()
     for _ in range(3):
-        house.now += POLICY.fast_interval_s
+        router.now += POLICY.fast_interval_s
         for _ in range(10):
-            failed(house)
-    assert (Health.DOWN, ["server_down"]) == (status(house).health.health, house.happened())
-    assert {TS1: 3} == house.watch.checks_failed
-    assert "a session could not connect: Connection refused" == status(house).reason
-    assert house.watch._monitors[TS1]._hurried.is_set()
-    assert 0 == count(house, "health_checks_total", result="failed")
+            failed(router)
+    assert (Health.DOWN, ["server_down"]) == (status(router).health.health, router.happened())
+    assert {TS1: 3} == router.watch.checks_failed
+    assert "a session could not connect: Connection refused" == status(router).reason
+    assert router.watch._monitors[TS1]._hurried.is_set()
+    assert 0 == count(router, "health_checks_total", result="failed")
 
 
 @pytest.mark.parametrize(
@@ -173,158 +173,158 @@ def test_failed_dials_take_a_server_down() -> None:
 )
 def test_dials_that_say_nothing_about_health(health: HealthPolicy, code: str) -> None:
     """Where it is turned off, and what was our own shortage or a stranger's request."""
-    house = house_of(health=health)
+    router = house_of(health=health)
     for _ in range(10):
-        house.now += 10
-        failed(house, code)
-    assert (Health.UP, {}) == (status(house).health.health, house.watch.checks_failed)
+        router.now += 10
+        failed(router, code)
+    assert (Health.UP, {}) == (status(router).health.health, router.watch.checks_failed)
 
 
 def test_a_dial_to_a_server_that_was_removed_meanwhile() -> None:
     """Its status is nobody's concern any more."""
-    house = house_of()
-    house.apply(service_of(["ts2"]))
-    failed(house)
-    assert TS1 not in house.dispatcher.statuses
+    router = house_of()
+    router.apply(service_of(["ts2"]))
+    failed(router)
+    assert TS1 not in router.dispatcher.statuses
 
 
 def test_the_address_that_has_answered_goes_first() -> None:
     """For users and for checks, until another one answers; what is none of its own does nothing."""
-    house = house_of()
-    house.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
-    check_at(house, "192.0.2.3")
-    assert ("192.0.2.3", "192.0.2.1", "192.0.2.2") == house.watch.addresses_of(TS1)
-    house.watch.dialled(TS1, "192.0.2.2")
-    house.watch.dialled(TS1, "198.51.100.1")
-    house.watch.dialled(sid("removed"), "192.0.2.1")
-    assert ("192.0.2.2", "192.0.2.3", "192.0.2.1") == house.watch.addresses_of(TS1)
-    house.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
-    assert "192.0.2.2" == house.watch.addresses_of(TS1)[0]
+    router = house_of()
+    router.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    check_at(router, "192.0.2.3")
+    assert ("192.0.2.3", "192.0.2.1", "192.0.2.2") == router.watch.addresses_of(TS1)
+    router.watch.dialled(TS1, "192.0.2.2")
+    router.watch.dialled(TS1, "198.51.100.1")
+    router.watch.dialled(sid("removed"), "192.0.2.1")
+    assert ("192.0.2.2", "192.0.2.3", "192.0.2.1") == router.watch.addresses_of(TS1)
+    router.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    assert "192.0.2.2" == router.watch.addresses_of(TS1)[0]
 
 
-def check_at(house: Farmhouse, address: str) -> None:
+def check_at(router: InProcessRouter, address: str) -> None:
     """A check has found the server well, at that address."""
-    house.watch.checked(TS1, CheckResult(ok=True, detail="confirmed", duration_s=0.1, address=address))
+    router.watch.checked(TS1, CheckResult(ok=True, detail="confirmed", duration_s=0.1, address=address))
 
 
 def test_a_check_that_could_not_be_made() -> None:
     """It counts for nothing, is told once, and again after one that could."""
-    house = house_of()
+    router = house_of()
     for _ in range(2):
         for _ in range(5):
             shortage = CheckResult(ok=False, detail="Too many open files", duration_s=0.0, made=False)
-            house.watch.checked(TS1, shortage)
-        check_at(house, "127.0.0.1")
-    assert (Health.UP, {}) == (status(house).health.health, house.watch.checks_failed)
-    assert ["checks_not_made", "checks_made_again"] * 2 == house.happened()
-    assert 10 == count(house, "health_checks_total", result="not-made")
+            router.watch.checked(TS1, shortage)
+        check_at(router, "127.0.0.1")
+    assert (Health.UP, {}) == (status(router).health.health, router.watch.checks_failed)
+    assert ["checks_not_made", "checks_made_again"] * 2 == router.happened()
+    assert 10 == count(router, "health_checks_total", result="not-made")
 
 
 async def test_a_shortage_for_one_server_is_told_once() -> None:
     """Local ports are counted for each server: while one's run out, checks of the others go on being made."""
-    house = house_of()
-    house.watch.checked(TS1, CheckResult(ok=False, detail="refused", duration_s=0.1))
+    router = house_of()
+    router.watch.checked(TS1, CheckResult(ok=False, detail="refused", duration_s=0.1))
     shortage = CheckResult(ok=False, detail="no-local-port", duration_s=0.0, made=False)
     for _ in range(3):
-        house.watch.checked(TS1, shortage)
-        house.watch.checked(sid("ts2"), CheckResult(ok=True, detail="confirmed", duration_s=0.1))
-    assert ["checks_not_made"] == house.happened()
-    await take(house, service_of(["ts2"]))
-    assert ["checks_not_made", "checks_made_again"] == house.happened()
-    assert (set(), {sid("ts2")}) == (set(house.watch.checks_failed), set(house.watch.last_checks))
-    await house.watch.stop()
+        router.watch.checked(TS1, shortage)
+        router.watch.checked(sid("ts2"), CheckResult(ok=True, detail="confirmed", duration_s=0.1))
+    assert ["checks_not_made"] == router.happened()
+    await take(router, service_of(["ts2"]))
+    assert ["checks_not_made", "checks_made_again"] == router.happened()
+    assert (set(), {sid("ts2")}) == (set(router.watch.checks_failed), set(router.watch.last_checks))
+    await router.watch.stop()
 
 
 # ---- the agent -------------------------------------------------------------------------------------
 
 
-def says(house: Farmhouse, line: bytes) -> None:
+def says(router: InProcessRouter, line: bytes) -> None:
     """The agent answers."""
-    house.now += 2
-    house.watch.agent_answered(TS1, parse_line(line))
+    router.now += 2
+    router.watch.agent_answered(TS1, parse_line(line))
 
 
 def test_the_agents_words_become_status() -> None:
     """Weight, limit and state; only a change of state or health is told."""
-    house = house_of()
-    says(house, b"50%")
-    says(house, b"40% maxconn:10")
-    assert (40, 10, house.now) == (
-        status(house).agent.percent,
-        status(house).agent.max_connections,
-        status(house).agent.heard_at,
+    router = house_of()
+    says(router, b"50%")
+    says(router, b"40% maxconn:10")
+    assert (40, 10, router.now) == (
+        status(router).agent.percent,
+        status(router).agent.max_connections,
+        status(router).agent.heard_at,
     )
-    assert [] == house.happened()
-    says(house, b"drain #patching tonight")
-    says(house, b"drain #patching tonight")
-    assert ["agent_changed"] == house.happened()
+    assert [] == router.happened()
+    says(router, b"drain #patching tonight")
+    says(router, b"drain #patching tonight")
+    assert ["agent_changed"] == router.happened()
     assert (Intent.DRAIN, "agent: drain (patching tonight)") == (
-        status(house).agent.intent,
-        status(house).reason,
+        status(router).agent.intent,
+        status(router).reason,
     )
-    says(house, b"ready")
-    says(house, b"30%")
-    assert ["agent_changed", "agent_changed"] == house.happened()
-    assert "agent: online" == status(house).reason
+    says(router, b"ready")
+    says(router, b"30%")
+    assert ["agent_changed", "agent_changed"] == router.happened()
+    assert "agent: online" == status(router).reason
 
 
 def test_words_that_are_not_known_are_counted() -> None:
     """A typing mistake in an agent's script shows in the metrics."""
-    house = house_of()
-    says(house, b"50% hello world")
-    assert 2 == count(house, "agent_ignored_words_total")
+    router = house_of()
+    says(router, b"50% hello world")
+    assert 2 == count(router, "agent_ignored_words_total")
 
 
 def test_an_agent_that_fails_is_told_once() -> None:
     """And again after it has answered; every failure is counted."""
-    house = house_of()
+    router = house_of()
     for _ in range(3):
-        house.watch.agent_answered(TS1, "Connection refused")
-    says(house, b"100%")
-    house.watch.agent_answered(TS1, "no line within 2 s")
-    assert ["agent_failed", "agent_heard_again", "agent_failed"] == house.happened()
+        router.watch.agent_answered(TS1, "Connection refused")
+    says(router, b"100%")
+    router.watch.agent_answered(TS1, "no line within 2 s")
+    assert ["agent_failed", "agent_heard_again", "agent_failed"] == router.happened()
     assert ["Connection refused", "the agent answers again", "no line within 2 s"] == [
-        e["detail"] for e in house.events.recent()
+        e["detail"] for e in router.events.recent()
     ]
-    assert 4 == count(house, "agent_failures_total")
+    assert 4 == count(router, "agent_failures_total")
 
 
 def test_a_silent_agents_weight_grows_stale_and_its_drain_does_not() -> None:
     """Better an even share than one measured long ago; but only the agent takes back its drain."""
-    house = house_of()
-    says(house, b"10% drain maxconn:3")
-    house.now += 59
-    house.watch.agent_answered(TS1, "Connection refused")
-    assert (10, 3) == (status(house).agent.percent, status(house).agent.max_connections)
-    house.now += 2
-    house.watch.agent_answered(TS1, "Connection refused")
+    router = house_of()
+    says(router, b"10% drain maxconn:3")
+    router.now += 59
+    router.watch.agent_answered(TS1, "Connection refused")
+    assert (10, 3) == (status(router).agent.percent, status(router).agent.max_connections)
+    router.now += 2
+    router.watch.agent_answered(TS1, "Connection refused")
     assert (100, None, Intent.DRAIN) == (
-        status(house).agent.percent,
-        status(house).agent.max_connections,
-        status(house).agent.intent,
+        status(router).agent.percent,
+        status(router).agent.max_connections,
+        status(router).agent.intent,
     )
-    house.watch.agent_answered(TS1, "Connection refused")
-    stale = [event for event in house.events.recent() if event["event"] == "agent_stale"]
+    router.watch.agent_answered(TS1, "Connection refused")
+    stale = [event for event in router.events.recent() if event["event"] == "agent_stale"]
     assert ["silent for 60 s: its weight and maxconn count no longer"] == [e["detail"] for e in stale]
-    assert True is house.servers()[0]["agent"]["stale"]
-    assert None is house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
-    says(house, b"ready 30%")
-    assert False is house.servers()[0]["agent"]["stale"]
-    assert 30 == house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
+    assert True is router.servers()[0]["agent"]["stale"]
+    assert None is router.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
+    says(router, b"ready 30%")
+    assert False is router.servers()[0]["agent"]["stale"]
+    assert 30 == router.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
 
 
 def test_an_agent_that_was_never_heard_asks_for_nothing() -> None:
     """The metric of its percentage begins with its first word."""
-    house = house_of()
-    house.watch.agent_answered(TS1, "Connection refused")
-    agent = house.servers()[0]["agent"]
+    router = house_of()
+    router.watch.agent_answered(TS1, "Connection refused")
+    agent = router.servers()[0]["agent"]
     assert (None, False) == (agent["heard_ago"], agent["stale"])
-    assert None is house.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
+    assert None is router.views.snapshot(relays={}, half_open=0).servers[0].agent_percent
 
 
-def reason(house: Farmhouse) -> str:
+def reason(router: InProcessRouter) -> str:
     """Return what `show servers` has under REASON."""
-    return str(house.servers()[0]["reason"])
+    return str(router.servers()[0]["reason"])
 
 
 @pytest.mark.parametrize(
@@ -339,55 +339,61 @@ def reason(house: Farmhouse) -> str:
 )
 def test_the_agents_word_says_why(line: bytes, expected: str) -> None:
     """Also without a reason of its own, in the table and in the events."""
-    house = house_of()
-    says(house, line)
-    assert expected == reason(house)
-    assert {expected} == {event["detail"] for event in house.events.recent()}
+    router = house_of()
+    says(router, line)
+    assert expected == reason(router)
+    assert {expected} == {event["detail"] for event in router.events.recent()}
 
 
 def test_an_agents_down_is_a_server_that_goes_down() -> None:
     """An alert on `server_down` fires for it, and ends with `server_up`; a drain is neither."""
-    house = house_of()
-    says(house, b"drain")
-    assert ["agent_changed"] == house.happened()
-    says(house, b"down #rebooting")
-    says(house, b"down #rebooting")
-    says(house, b"up ready")
-    assert ["agent_changed", "agent_changed", "server_down", "agent_changed", "server_up"] == house.happened()
-    down = next(event for event in house.events.recent() if event["event"] == "server_down")
+    router = house_of()
+    says(router, b"drain")
+    assert ["agent_changed"] == router.happened()
+    says(router, b"down #rebooting")
+    says(router, b"down #rebooting")
+    says(router, b"up ready")
+    assert [
+        "agent_changed",
+        "agent_changed",
+        "server_down",
+        "agent_changed",
+        "server_up",
+    ] == router.happened()
+    down = next(event for event in router.events.recent() if event["event"] == "server_down")
     assert ("error", "agent: drain, down (rebooting)") == (down["level"], down["detail"])
 
 
 def test_a_server_is_up_when_check_and_agent_agree() -> None:
     """A good check while the agent says down brings nothing up; its `up` while the check fails does not."""
-    house = house_of()
-    says(house, b"down")
-    check(house, False, False, False, True, True)
-    assert ["agent_changed", "server_down", "server_down"] == house.happened()
-    says(house, b"up")
-    assert ["agent_changed", "server_up"] == house.happened()[3:]
-    says(house, b"down")
-    check(house, False, False, False)
-    says(house, b"up")
-    assert ["agent_changed", "server_down", "server_down", "agent_changed"] == house.happened()[5:]
+    router = house_of()
+    says(router, b"down")
+    check(router, False, False, False, True, True)
+    assert ["agent_changed", "server_down", "server_down"] == router.happened()
+    says(router, b"up")
+    assert ["agent_changed", "server_up"] == router.happened()[3:]
+    says(router, b"down")
+    check(router, False, False, False)
+    says(router, b"up")
+    assert ["agent_changed", "server_down", "server_down", "agent_changed"] == router.happened()[5:]
 
 
 def test_check_operator_and_agent_keep_their_reasons() -> None:
     """Whoever says `online` while the agent says drain sees why the server still drains."""
-    house = house_of()
-    says(house, b"drain #updates tonight")
-    house.watch.override(TS1, Override(Intent.DRAIN), reason="operator: drain")
-    assert "operator: drain; agent: drain (updates tonight)" == reason(house)
-    check(house, False, False, False, detail="Connection refused")
-    assert "Connection refused; operator: drain; agent: drain (updates tonight)" == reason(house)
-    check(house, True, True, detail="confirmed")
-    house.watch.override(TS1, Override(), reason="operator: online")
-    assert "agent: drain (updates tonight)" == reason(house)
-    says(house, b"ready")
-    assert "agent: online" == reason(house)
+    router = house_of()
+    says(router, b"drain #updates tonight")
+    router.watch.override(TS1, Override(Intent.DRAIN), reason="operator: drain")
+    assert "operator: drain; agent: drain (updates tonight)" == reason(router)
+    check(router, False, False, False, detail="Connection refused")
+    assert "Connection refused; operator: drain; agent: drain (updates tonight)" == reason(router)
+    check(router, True, True, detail="confirmed")
+    router.watch.override(TS1, Override(), reason="operator: online")
+    assert "agent: drain (updates tonight)" == reason(router)
+    says(router, b"ready")
+    assert "agent: online" == reason(router)
 
 
-async def test_removing_an_agent_that_said_down_brings_its_server_up(watched: Farmhouse) -> None:
+async def test_removing_an_agent_that_said_down_brings_its_server_up(watched: InProcessRouter) -> None:
     """And tells it."""
     await take(watched, service_of([local_server("ts1", agent=AgentPolicy(interval_s=600))]))
     watched.watch.agent_answered(TS1, parse_line(b"down"))
@@ -397,34 +403,34 @@ async def test_removing_an_agent_that_said_down_brings_its_server_up(watched: Fa
 
 def test_operator_and_agent_do_not_take_back_each_others_word() -> None:
     """The stricter counts; each has its own."""
-    house = house_of()
-    house.watch.override(TS1, Override(Intent.DRAIN), reason="operator: drain")
-    says(house, b"ready")
-    assert Intent.DRAIN is status(house).intent
-    says(house, b"maint")
-    house.watch.override(TS1, Override(), reason="operator: online")
-    assert (Intent.ONLINE, Intent.HALT) == (status(house).intent, status(house).agent.intent)
-    assert (house.now, "operator: online") == (status(house).changed_at, status(house).reason)
+    router = house_of()
+    router.watch.override(TS1, Override(Intent.DRAIN), reason="operator: drain")
+    says(router, b"ready")
+    assert Intent.DRAIN is status(router).intent
+    says(router, b"maint")
+    router.watch.override(TS1, Override(), reason="operator: online")
+    assert (Intent.ONLINE, Intent.HALT) == (status(router).intent, status(router).agent.intent)
+    assert (router.now, "operator: online") == (status(router).changed_at, status(router).reason)
 
 
 # ---- taking farms into use -------------------------------------------------------------------------
 
 
 @pytest.fixture
-async def watched() -> AsyncIterator[Farmhouse]:
-    """Return a house whose watch is stopped at the end."""
-    house = Farmhouse()
-    yield house
-    await house.watch.stop()
-    await house.watch.stop()
+async def watched() -> AsyncIterator[InProcessRouter]:
+    """Return a router whose watch is stopped at the end."""
+    router = InProcessRouter()
+    yield router
+    await router.watch.stop()
+    await router.watch.stop()
 
 
-async def take(house: Farmhouse, *services: VirtualService) -> None:
+async def take(router: InProcessRouter, *services: VirtualService) -> None:
     """Take a farm into use."""
-    await house.watch.apply(Farm({each.name: each for each in services}), resolve_interval_s=3600)
+    await router.watch.apply(Farm({each.name: each for each in services}), resolve_interval_s=3600)
 
 
-async def test_servers_that_are_not_checked_are_up_at_once(watched: Farmhouse) -> None:
+async def test_servers_that_are_not_checked_are_up_at_once(watched: InProcessRouter) -> None:
     """`type: none`; addresses are known when the farm is in use."""
     await take(watched, service_of(["ts1", real_server("ts2", address=Endpoint("127.0.0.2", 1))]))
     assert (Health.UP, ("127.0.0.1",)) == (status(watched).health.health, status(watched).addresses)
@@ -432,7 +438,7 @@ async def test_servers_that_are_not_checked_are_up_at_once(watched: Farmhouse) -
     assert Health.CHECKING is watched.watch.health_of(sid("ts2")).health
 
 
-async def test_a_reload_renews_only_what_has_changed(watched: Farmhouse) -> None:
+async def test_a_reload_renews_only_what_has_changed(watched: InProcessRouter) -> None:
     """Monitors of servers that stay as they are go on; health history outlives a change of weight."""
     await take(watched, service_of(["ts1", "ts2", "ts3"]))
     before = dict(watched.watch._monitors)
@@ -448,7 +454,7 @@ async def test_a_reload_renews_only_what_has_changed(watched: Farmhouse) -> None
     assert Health.DOWN is watched.dispatcher.statuses[sid("ts2")].health.health
 
 
-async def test_a_change_of_send_proxy_renews_the_monitors(watched: Farmhouse) -> None:
+async def test_a_change_of_send_proxy_renews_the_monitors(watched: InProcessRouter) -> None:
     """Its checks begin with a PROXY header now, or no more."""
     await take(watched, service_of(["ts1"]))
     assert b"" == watched.watch._monitors[TS1].preamble
@@ -456,7 +462,7 @@ async def test_a_change_of_send_proxy_renews_the_monitors(watched: Farmhouse) ->
     assert watched.watch._monitors[TS1].preamble.startswith(b"PROXY ")
 
 
-async def test_without_an_agent_its_word_is_forgotten(watched: Farmhouse) -> None:
+async def test_without_an_agent_its_word_is_forgotten(watched: InProcessRouter) -> None:
     """An operator who removes the agent from the configuration ends its drain."""
     await take(watched, service_of([local_server("ts1", agent=AgentPolicy(interval_s=600))]))
     watched.watch.agent_answered(TS1, AgentReport(intent=Intent.DRAIN))
@@ -464,7 +470,7 @@ async def test_without_an_agent_its_word_is_forgotten(watched: Farmhouse) -> Non
     assert Intent.ONLINE is status(watched).agent.intent
 
 
-async def test_a_name_that_does_not_resolve_is_told_and_keeps_its_addresses(watched: Farmhouse) -> None:
+async def test_a_name_that_does_not_resolve_is_told_and_keeps_its_addresses(watched: InProcessRouter) -> None:
     """An old address is better than none."""
     await take(watched, service_of(["ts1"]))
     for _ in range(3):
@@ -477,7 +483,7 @@ async def test_a_name_that_does_not_resolve_is_told_and_keeps_its_addresses(watc
     assert sid("removed") not in watched.dispatcher.statuses
 
 
-async def test_a_name_that_does_not_resolve_is_tried_again_soon(watched: Farmhouse) -> None:
+async def test_a_name_that_does_not_resolve_is_tried_again_soon(watched: InProcessRouter) -> None:
     """Its line in /etc/hosts came a moment after the start: nobody waits for resolve_interval."""
     answers: list[tuple[str, ...] | str] = ["not found"]
 
@@ -494,7 +500,7 @@ async def test_a_name_that_does_not_resolve_is_tried_again_soon(watched: Farmhou
     assert ["name_not_resolved", "name_resolved"] == [each for each in watched.happened() if "name" in each]
 
 
-async def test_names_are_resolved_again_and_again(watched: Farmhouse) -> None:
+async def test_names_are_resolved_again_and_again(watched: InProcessRouter) -> None:
     """A server may move; its name leads there at the next turn."""
     farm = service_of([local_server("ts2"), real_server("ts1", address=Endpoint("localhost", 1))])
     await watched.watch.apply(Farm({farm.name: farm}), resolve_interval_s=0.01)
@@ -504,7 +510,7 @@ async def test_names_are_resolved_again_and_again(watched: Farmhouse) -> None:
     )
 
 
-async def test_waiting_for_the_first_checks(watched: Farmhouse) -> None:
+async def test_waiting_for_the_first_checks(watched: InProcessRouter) -> None:
     """Until every server of the service has been checked once, or the time is over."""
     slow = local_server("ts1", health=HealthPolicy(interval_s=600, timeout_s=600, type="tcp"), port=1)
     await take(watched, service_of(["ts2"]))
@@ -517,7 +523,7 @@ async def test_waiting_for_the_first_checks(watched: Farmhouse) -> None:
     await watched.watch.checked_once(SERVICE, timeout_s=60)
 
 
-async def test_no_service_waits_for_the_first_checks_of_another(watched: Farmhouse) -> None:
+async def test_no_service_waits_for_the_first_checks_of_another(watched: InProcessRouter) -> None:
     """One with a silent server is still being checked while the others take their users."""
     farm = service_of(["ts1"])
     other = virtual_service(local_server("ts1", id=ServerId("other", "ts1")), name="other")
@@ -529,5 +535,5 @@ async def test_no_service_waits_for_the_first_checks_of_another(watched: Farmhou
     assert Health.CHECKING is watched.dispatcher.statuses[ServerId("other", "ts1")].health.health
 
 
-async def test_a_service_that_a_reload_removes_is_waited_for_no_longer(watched: Farmhouse) -> None:
+async def test_a_service_that_a_reload_removes_is_waited_for_no_longer(watched: InProcessRouter) -> None:
     await watched.watch.checked_once("gone", timeout_s=60)

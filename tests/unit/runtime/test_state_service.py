@@ -20,7 +20,7 @@ from rdpbalancer.stores.sqlite import Database, open_file
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
 from tests.support.wait import wait_until_async
-from tests.unit.runtime.farmhouse import service_of
+from tests.unit.runtime.in_process_router import service_of
 
 ALICE = Key(Method.RDP_COOKIE, "alice")
 TS1 = ServerId("farm", "ts1")

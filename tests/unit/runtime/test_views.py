@@ -14,7 +14,7 @@ from rdpbalancer.model import Health, Intent, Key, Method
 from rdpbalancer.runtime.views import Views
 from rdpbalancer.telemetry.metrics import ServerGauges
 from tests.unit.core.farms import ALICE, SERVICE, server_status
-from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of, sid
+from tests.unit.runtime.in_process_router import InProcessRouter, local_server, service_of, sid
 
 # As documented in docs/reference/control-protocol.md; more keys may follow.
 CONTRACT = {
@@ -34,19 +34,19 @@ CONTRACT = {
 
 
 @pytest.fixture
-def house() -> Farmhouse:
+def router() -> InProcessRouter:
     """Return two services; Alice has a session on ts1 of the first."""
     first = service_of([local_server("ts1", 3389, max_connections=5), local_server("ts2", 3390, backup=True)])
     other_server = local_server("gw1", 443, id=sid("gw1")._replace(service="gw"))
-    house = Farmhouse(first, service_of([other_server], name="gw"))
-    house.session("s1", key=ALICE, user="Alice")
-    return house
+    router = InProcessRouter(first, service_of([other_server], name="gw"))
+    router.session("s1", key=ALICE, user="Alice")
+    return router
 
 
 @pytest.mark.parametrize("what", CONTRACT)
-async def test_every_key_of_the_contract_is_there(house: Farmhouse, what: str) -> None:
+async def test_every_key_of_the_contract_is_there(router: InProcessRouter, what: str) -> None:
     """And all of it goes through JSON."""
-    answer = await house.verb(what)
+    answer = await router.verb(what)
     rows = answer["rows"] if isinstance(answer, dict) else answer
     assert rows
     for row in rows:
@@ -54,16 +54,16 @@ async def test_every_key_of_the_contract_is_there(house: Farmhouse, what: str) -
     assert rows == json.loads(json.dumps(rows))
 
 
-def server(house: Farmhouse, name: str = "ts1") -> dict[str, Any]:
+def server(router: InProcessRouter, name: str = "ts1") -> dict[str, Any]:
     """Return a server's row."""
-    return next(row for row in house.servers() if row["name"] == name)
+    return next(row for row in router.servers() if row["name"] == name)
 
 
-def test_a_server_that_is_well(house: Farmhouse) -> None:
+def test_a_server_that_is_well(router: InProcessRouter) -> None:
     """Where it is, how it is, what it carries."""
-    house.now += 100
-    house.watch.checks_failed[sid("ts1")] = 3
-    row = server(house)
+    router.now += 100
+    router.watch.checks_failed[sid("ts1")] = 3
+    row = server(router)
     assert abs(time.time() - 100 - row.pop("last_change")) < 5
     assert {
         "service": SERVICE,
@@ -98,7 +98,7 @@ def test_a_server_that_is_well(house: Farmhouse) -> None:
         "resolved": [],
         "token_addresses": [],
     } == row
-    assert server(house, "ts2")["backup"]
+    assert server(router, "ts2")["backup"]
 
 
 @pytest.mark.parametrize(
@@ -120,30 +120,30 @@ def test_a_server_that_is_well(house: Farmhouse) -> None:
     ],
 )
 def test_a_server_as_checks_operator_and_agent_have_it(
-    house: Farmhouse, known: dict[str, Any], expected: dict[str, Any]
+    router: InProcessRouter, known: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """Health is what is found, state what is wanted; the stricter word counts."""
-    house.dispatcher.set_status(sid("ts1"), server_status(**known), now=house.now)
-    row = server(house)
+    router.dispatcher.set_status(sid("ts1"), server_status(**known), now=router.now)
+    row = server(router)
     assert expected == {name: row[name] for name in expected}
 
 
-def test_slow_start_shows_in_the_effective_weight(house: Farmhouse) -> None:
+def test_slow_start_shows_in_the_effective_weight(router: InProcessRouter) -> None:
     """Half way through, half the weight."""
-    house.apply(service_of(["ts1"], slow_start_s=10.0))
-    house.dispatcher.set_status(sid("ts1"), server_status(ramp_from_at=house.now), now=house.now)
-    house.now += 5
-    assert (100, 50) == (server(house)["weight"], server(house)["effective_weight"])
+    router.apply(service_of(["ts1"], slow_start_s=10.0))
+    router.dispatcher.set_status(sid("ts1"), server_status(ramp_from_at=router.now), now=router.now)
+    router.now += 5
+    assert (100, 50) == (server(router)["weight"], server(router)["effective_weight"])
 
 
-def test_an_agent(house: Farmhouse) -> None:
+def test_an_agent(router: InProcessRouter) -> None:
     """What it last said, and how long ago."""
-    house.apply(service_of([local_server("ts1", agent=AgentPolicy())]))
-    assert None is server(house)["agent"]["heard_ago"]
-    house.dispatcher.set_status(
+    router.apply(service_of([local_server("ts1", agent=AgentPolicy())]))
+    assert None is server(router)["agent"]["heard_ago"]
+    router.dispatcher.set_status(
         sid("ts1"),
-        server_status(agent={"percent": 40, "heard_at": house.now - 1.5, "reason": "busy", "failures": 2}),
-        now=house.now,
+        server_status(agent={"percent": 40, "heard_at": router.now - 1.5, "reason": "busy", "failures": 2}),
+        now=router.now,
     )
     assert {
         "percent": 40,
@@ -155,29 +155,29 @@ def test_an_agent(house: Farmhouse) -> None:
         "heard_ago": 1.5,
         "stale": False,
         "failures": 2,
-    } == server(house)["agent"]
-    house.dispatcher.set_status(sid("ts1"), server_status(agent={"weight": 90}), now=house.now)
-    assert (None, 90) == (server(house)["agent"]["percent"], server(house)["agent"]["weight"])
+    } == server(router)["agent"]
+    router.dispatcher.set_status(sid("ts1"), server_status(agent={"weight": 90}), now=router.now)
+    assert (None, 90) == (server(router)["agent"]["percent"], server(router)["agent"]["weight"])
 
 
-def test_who_waits_is_shown(house: Farmhouse) -> None:
+def test_who_waits_is_shown(router: InProcessRouter) -> None:
     """In all, and for the very server."""
-    house.dispatcher.wait(SERVICE, sid("ts1"), lambda _: None, ticket=None)
-    house.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
-    assert (1, 0) == (server(house)["queue"], server(house, "ts2")["queue"])
-    assert [2, 0] == [row["queue"] for row in house.services()]
+    router.dispatcher.wait(SERVICE, sid("ts1"), lambda _: None, ticket=None)
+    router.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
+    assert (1, 0) == (server(router)["queue"], server(router, "ts2")["queue"])
+    assert [2, 0] == [row["queue"] for row in router.services()]
 
 
-def test_services(house: Farmhouse) -> None:
+def test_services(router: InProcessRouter) -> None:
     """Usable is what takes a new user; where it listens is as it was bound."""
-    house.dispatcher.set_status(sid("ts2"), server_status(intent=Intent.DRAIN), now=house.now)
+    router.dispatcher.set_status(sid("ts2"), server_status(intent=Intent.DRAIN), now=router.now)
     views = Views(
-        house.dispatcher,
-        clock=house.clock,
+        router.dispatcher,
+        clock=router.clock,
         checks_failed={},
         bound_names={f"{SERVICE} 0.0.0.0:3389": "0.0.0.0:50123"},
         last_checks={},
-        totals=house.account.totals,
+        totals=router.account.totals,
     )
     first, other = map(msgspec.to_builtins, views.services())
     assert {
@@ -198,9 +198,9 @@ def test_services(house: Farmhouse) -> None:
     )
 
 
-async def test_a_session(house: Farmhouse) -> None:
+async def test_a_session(router: InProcessRouter) -> None:
     """All that was known of it, and the bytes so far."""
-    house.keeper.session_moved("s1", 10, 20)
+    router.keeper.session_moved("s1", 10, 20)
     assert [
         {
             "id": "s1",
@@ -217,7 +217,7 @@ async def test_a_session(house: Farmhouse) -> None:
             "bytes_down": 20,
             "state": "established",
         }
-    ] == await house.rows("sessions")
+    ] == await router.rows("sessions")
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ async def test_a_session(house: Farmhouse) -> None:
     ],
 )
 async def test_sessions_are_found_by_what_they_are(
-    house: Farmhouse, which: dict[str, str], expected: list[str]
+    router: InProcessRouter, which: dict[str, str], expected: list[str]
 ) -> None:
     """By service, server (with its service or without), user, in any case, and source; the oldest first."""
-    house.session("s2", "ts2", source="198.51.100.7")
-    house.session("s3", "gw1", service="gw")
-    assert expected == [row["id"] for row in await house.rows("sessions", **which)]
+    router.session("s2", "ts2", source="198.51.100.7")
+    router.session("s3", "gw1", service="gw")
+    assert expected == [row["id"] for row in await router.rows("sessions", **which)]
 
 
 @pytest.mark.parametrize(
@@ -271,48 +271,48 @@ async def test_sessions_are_found_by_what_they_are(
     ],
 )
 async def test_what_is_not_there_is_refused(
-    house: Farmhouse, verb: str, params: dict[str, Any], code: str
+    router: InProcessRouter, verb: str, params: dict[str, Any], code: str
 ) -> None:
     """An empty table, or "0 sessions ended", would read as "there are none": a typing mistake is neither."""
-    before = dict(house.dispatcher.statuses)
+    before = dict(router.dispatcher.statuses)
     with pytest.raises(ConfigurationError) as caught:
-        await house.verb(verb, **params)
+        await router.verb(verb, **params)
     assert code == caught.value.code
-    assert (before, []) == (house.dispatcher.statuses, house.kicked)
+    assert (before, []) == (router.dispatcher.statuses, router.kicked)
 
 
-async def test_what_is_left_of_a_removed_server_is_found(house: Farmhouse) -> None:
+async def test_what_is_left_of_a_removed_server_is_found(router: InProcessRouter) -> None:
     """Its sessions go on: they are shown, and events tell of it still."""
-    house.session("s2", "ts2")
-    house.events.error("server_down", service=SERVICE, server="ts2")
-    house.apply(service_of(["ts1"], name="other"))
-    assert ["s2"] == [row["id"] for row in await house.rows("sessions", server="ts2", service=SERVICE)]
-    (event,) = await house.rows("events", service=SERVICE, server="ts2")
+    router.session("s2", "ts2")
+    router.events.error("server_down", service=SERVICE, server="ts2")
+    router.apply(service_of(["ts1"], name="other"))
+    assert ["s2"] == [row["id"] for row in await router.rows("sessions", server="ts2", service=SERVICE)]
+    (event,) = await router.rows("events", service=SERVICE, server="ts2")
     assert "server_down" == event["event"]
 
 
-async def test_events_by_level_and_since(house: Farmhouse) -> None:
+async def test_events_by_level_and_since(router: InProcessRouter) -> None:
     """A level is the least one; `since` is the id of the last event that is known."""
-    house.events.info("reloaded")
-    house.events.warning("agent_failed", service=SERVICE, server="ts1")
-    house.events.error("server_down", service=SERVICE, server="ts1")
-    rows = await house.rows("events", level="warning")
+    router.events.info("reloaded")
+    router.events.warning("agent_failed", service=SERVICE, server="ts1")
+    router.events.error("server_down", service=SERVICE, server="ts1")
+    rows = await router.rows("events", level="warning")
     assert ["agent_failed", "server_down"] == [row["event"] for row in rows]
-    rows = await house.rows("events", since=rows[0]["id"])
+    rows = await router.rows("events", since=rows[0]["id"])
     assert ["server_down"] == [row["event"] for row in rows]
-    assert [] == await house.rows("events", since=rows[0]["id"])
+    assert [] == await router.rows("events", since=rows[0]["id"])
 
 
-async def test_bindings(house: Farmhouse) -> None:
+async def test_bindings(router: InProcessRouter) -> None:
     """In use, ageing and claimed, of one service or of all, in order."""
-    bindings = house.dispatcher.bindings(SERVICE)
+    bindings = router.dispatcher.bindings(SERVICE)
     bert, home = Key(Method.RDP_COOKIE, "bert"), Key(Method.SOURCE_IP, "192.0.2.1")
-    bindings.move(bert, "ts2", now=house.now, ttl_s=60.04)
-    bindings.claim(home, "ts1", now=house.now, hold_s=15)
-    house.dispatcher.bindings("gw").move(bert, "gw1", now=house.now, ttl_s=None)
+    bindings.move(bert, "ts2", now=router.now, ttl_s=60.04)
+    bindings.claim(home, "ts1", now=router.now, hold_s=15)
+    router.dispatcher.bindings("gw").move(bert, "gw1", now=router.now, ttl_s=None)
     rows = [
         (row["service"], row["method"], row["key"], row["server"], row["expires_in"], row["sessions"])
-        for row in await house.rows("persistence")
+        for row in await router.rows("persistence")
     ]
     assert [
         ("gw", "rdp-cookie", "bert", "gw1", None, 0),
@@ -320,8 +320,8 @@ async def test_bindings(house: Farmhouse) -> None:
         (SERVICE, "rdp-cookie", "bert", "ts2", 60.0, 0),
         (SERVICE, "source-ip", "192.0.2.1", "ts1", 15, 0),
     ] == rows
-    assert ["gw1"] == [row["server"] for row in await house.rows("persistence", service="gw")]
-    confirmed = [row["confirmed"] for row in await house.rows("persistence", service=SERVICE)]
+    assert ["gw1"] == [row["server"] for row in await router.rows("persistence", service="gw")]
+    confirmed = [row["confirmed"] for row in await router.rows("persistence", service=SERVICE)]
     assert [True, True, False] == confirmed
 
 
@@ -338,45 +338,45 @@ async def test_bindings(house: Farmhouse) -> None:
     ],
 )
 async def test_bindings_are_found_by_what_they_are(
-    house: Farmhouse, which: dict[str, str], expected: list[str]
+    router: InProcessRouter, which: dict[str, str], expected: list[str]
 ) -> None:
     """Who is bound to the server that is being drained? By server, a part of the key, and method."""
-    bindings = house.dispatcher.bindings(SERVICE)
-    bindings.move(Key(Method.RDP_COOKIE, "bert"), "ts2", now=house.now, ttl_s=60)
-    bindings.claim(Key(Method.SOURCE_IP, "192.0.2.1"), "ts1", now=house.now, hold_s=15)
-    assert expected == [row["key"] for row in await house.rows("persistence", **which)]
+    bindings = router.dispatcher.bindings(SERVICE)
+    bindings.move(Key(Method.RDP_COOKIE, "bert"), "ts2", now=router.now, ttl_s=60)
+    bindings.claim(Key(Method.SOURCE_IP, "192.0.2.1"), "ts1", now=router.now, hold_s=15)
+    assert expected == [row["key"] for row in await router.rows("persistence", **which)]
 
 
-async def test_who_waits(house: Farmhouse) -> None:
+async def test_who_waits(router: InProcessRouter) -> None:
     """For which server, since when, the first first; by service."""
-    since = house.now
+    since = router.now
     for number, server in enumerate((None, sid("ts2"))):
         who = QueuedClient(f"192.0.2.{number}:5000", None if number else "alice", since + number)
-        house.dispatcher.wait(SERVICE, server, lambda _: None, ticket=None, client=who)
-    house.now += 10
-    first, second = await house.rows("queue")
+        router.dispatcher.wait(SERVICE, server, lambda _: None, ticket=None, client=who)
+    router.now += 10
+    first, second = await router.rows("queue")
     assert abs(time.time() - 10 - first.pop("since")) < 5
     assert abs(time.time() - 9 - second.pop("since")) < 5
     assert {"service": SERVICE, "server": None, "client": "192.0.2.0:5000", "user": "alice"} == first
     assert {"service": SERVICE, "server": "ts2", "client": "192.0.2.1:5000", "user": None} == second
-    assert [] == await house.rows("queue", service="gw")
+    assert [] == await router.rows("queue", service="gw")
 
 
-def test_servers_of_one_service(house: Farmhouse) -> None:
+def test_servers_of_one_service(router: InProcessRouter) -> None:
     """`--service`."""
-    assert ["gw1"] == [row["name"] for row in house.servers("gw")]
-    assert ["ts1", "ts2", "gw1"] == [row["name"] for row in house.servers()]
+    assert ["gw1"] == [row["name"] for row in router.servers("gw")]
+    assert ["ts1", "ts2", "gw1"] == [row["name"] for row in router.servers()]
 
 
-def test_a_scrape(house: Farmhouse) -> None:
+def test_a_scrape(router: InProcessRouter) -> None:
     """The gauges, from the same state."""
-    house.apply(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
-    house.dispatcher.set_status(
-        sid("ts1"), server_status(runtime_weight=80, agent={"percent": 50, "heard_at": 1.0}), now=house.now
+    router.apply(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
+    router.dispatcher.set_status(
+        sid("ts1"), server_status(runtime_weight=80, agent={"percent": 50, "heard_at": 1.0}), now=router.now
     )
-    house.dispatcher.set_status(sid("ts2"), server_status(Health.DOWN), now=house.now)
-    house.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
-    snapshot = house.views.snapshot(relays={7: 1}, half_open=4)
+    router.dispatcher.set_status(sid("ts2"), server_status(Health.DOWN), now=router.now)
+    router.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
+    snapshot = router.views.snapshot(relays={7: 1}, half_open=4)
     assert (
         ServerGauges(sid("ts1"), up=True, state=Intent.ONLINE, sessions=1, weight=80, effective_weight=40,
                      agent_percent=50),

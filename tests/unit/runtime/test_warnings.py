@@ -11,7 +11,7 @@ from rdpbalancer.model import Health, Intent
 from rdpbalancer.runtime import warnings
 from rdpbalancer.runtime.warnings import MAX_WARNINGS, RULES, Rule, Warnings
 from tests.unit.core.farms import SERVICE, server_status
-from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of, sid
+from tests.unit.runtime.in_process_router import InProcessRouter, local_server, service_of, sid
 
 BEGAN = 1_750_000_000.0
 
@@ -134,19 +134,19 @@ def test_every_rule_is_of_a_documented_event(rule: Rule) -> None:
 
 def test_a_service_that_nobody_can_use() -> None:
     """Not while its servers are being checked for the first time."""
-    house = Farmhouse(service_of(["ts1", "ts2"]))
+    router = InProcessRouter(service_of(["ts1", "ts2"]))
 
     def codes() -> list[str]:
-        return [row.code for row in warnings.of_farm(house.dispatcher, now=house.now, wall=BEGAN)]
+        return [row.code for row in warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)]
 
     assert [] == codes()
-    house.dispatcher.set_status(sid("ts1"), server_status(Health.DOWN), now=house.now)
+    router.dispatcher.set_status(sid("ts1"), server_status(Health.DOWN), now=router.now)
     assert [] == codes()
-    house.dispatcher.set_status(sid("ts2"), server_status(Health.CHECKING), now=house.now)
+    router.dispatcher.set_status(sid("ts2"), server_status(Health.CHECKING), now=router.now)
     assert [] == codes()
-    down = server_status(Health.DOWN, changed_at=house.now - 30)
-    house.dispatcher.set_status(sid("ts2"), down, now=house.now)
-    (row,) = warnings.of_farm(house.dispatcher, now=house.now, wall=BEGAN)
+    down = server_status(Health.DOWN, changed_at=router.now - 30)
+    router.dispatcher.set_status(sid("ts2"), down, now=router.now)
+    (row,) = warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)
     assert ("no-servers", BEGAN - 30) == (row.code, row.since)
 
 
@@ -161,15 +161,15 @@ def test_a_service_that_nobody_can_use() -> None:
 )
 def test_an_agent_that_disagrees(agent: dict[str, Any], expected: str | None) -> None:
     """The operator says online; whoever looks for the missing server reads who keeps it away."""
-    house = Farmhouse(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
-    house.dispatcher.set_status(sid("ts1"), server_status(agent=agent), now=house.now)
-    rows = warnings.of_farm(house.dispatcher, now=house.now, wall=BEGAN)
+    router = InProcessRouter(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
+    router.dispatcher.set_status(sid("ts1"), server_status(agent=agent), now=router.now)
+    rows = warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)
     assert (1 if expected else 0) == len(rows)
     if expected:
         assert "agent-disagrees" == rows[0].code
         assert f"{SERVICE}/ts1: {expected}" in rows[0].text
-    house.dispatcher.set_status(sid("ts1"), server_status(intent=Intent.DRAIN, agent=agent), now=house.now)
-    assert [] == warnings.of_farm(house.dispatcher, now=house.now, wall=BEGAN)
+    router.dispatcher.set_status(sid("ts1"), server_status(intent=Intent.DRAIN, agent=agent), now=router.now)
+    assert [] == warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)
 
 
 def test_a_warning_is_one_line(told: Warnings) -> None:

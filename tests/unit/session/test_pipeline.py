@@ -20,7 +20,7 @@ from rdpbalancer.wire.confirm import DISCONNECT
 from tests.support.steps import stepped
 from tests.support.wait import wait_until_async
 from tests.unit.core.farms import ALICE, SERVICE, sid
-from tests.unit.runtime.farmhouse import Farmhouse, local_server, service_of
+from tests.unit.runtime.in_process_router import InProcessRouter, local_server, service_of
 
 PATIENCE_S = 5.0
 
@@ -52,25 +52,25 @@ class Way:
     """The way to one real server, and everything that a connection takes on it."""
 
     def __init__(self, service: VirtualService) -> None:
-        self.house = Farmhouse(service)
+        self.balancer = InProcessRouter(service)
         for server in service.servers:
-            self.house.watch._resolved(server.id, ("127.0.0.1",))
+            self.balancer.watch._resolved(server.id, ("127.0.0.1",))
         self.relays = NoRelayYet()
         self.sessions = ConnectionHandler(
-            dispatcher=self.house.dispatcher,
-            admission=self.house.admission,
+            dispatcher=self.balancer.dispatcher,
+            admission=self.balancer.admission,
             relays=self.relays,
-            metrics=self.house.metrics,
-            account=self.house.account,
-            events=self.house.events,
-            dial_failed=self.house.watch.dial_failed,
-            dialled=self.house.watch.dialled,
+            metrics=self.balancer.metrics,
+            account=self.balancer.account,
+            events=self.balancer.events,
+            dial_failed=self.balancer.watch.dial_failed,
+            dialled=self.balancer.watch.dialled,
         )
 
     @property
     def service(self) -> VirtualService:
         """The service as it is configured now."""
-        return self.house.dispatcher.farm.services[SERVICE]
+        return self.balancer.dispatcher.farm.services[SERVICE]
 
     async def up_to_the_relay(self) -> socket.socket:
         """Let a client come in and be answered by its server; return its end when it waits for a relay."""
@@ -82,12 +82,12 @@ class Way:
 
     def held(self) -> tuple[int, int, int]:
         """Return what is held: places of the server, half-open places, live sessions."""
-        ledger = self.house.dispatcher.ledger
-        return ledger.load(sid("ts1")), self.house.admission.half_open, len(ledger)
+        ledger = self.balancer.dispatcher.ledger
+        return ledger.load(sid("ts1")), self.balancer.admission.half_open, len(ledger)
 
     def failures(self) -> list[str]:
         """Return why connections failed."""
-        return [line["reason"] for line in self.house.logged("connection_failed")]
+        return [line["reason"] for line in self.balancer.logged("connection_failed")]
 
 
 def accepted() -> tuple[socket.socket, socket.socket, Any]:
@@ -158,8 +158,8 @@ async def test_a_client_that_had_left_before_its_server_failed(way: Way, how: st
     """Looked at before another server is tried, however quick the first one was to refuse."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()[1]
-    way.house.apply(service_of([local_server("ts1", port=dead), local_server("ts2", port=dead)]))
-    way.house.watch._resolved(sid("ts2"), ("127.0.0.1",))
+    way.balancer.apply(service_of([local_server("ts1", port=dead), local_server("ts2", port=dead)]))
+    way.balancer.watch._resolved(sid("ts2"), ("127.0.0.1",))
     client, ours, address = accepted()
     client.sendall(LabOpening(cookie=ALICE.value).request())
     client.shutdown(socket.SHUT_WR)
@@ -168,7 +168,7 @@ async def test_a_client_that_had_left_before_its_server_failed(way: Way, how: st
     way.sessions.connected(way.service, ours, address)
     await wait_until_async(way.failures, PATIENCE_S, "the end")
     assert ["gave-up"] == way.failures()
-    assert 1 == len(way.house.logged("server_failed"))
+    assert 1 == len(way.balancer.logged("server_failed"))
     assert (0, 0, 0) == way.held()
     client.close()
 
@@ -187,7 +187,7 @@ async def test_a_desktop_that_was_confirmed_stays_bound(way: Way) -> None:
     """The server had answered: the user's desktop may be there, whatever became of the connection."""
     client = await way.up_to_the_relay()
     way.sessions.give_up()
-    binding = way.house.dispatcher.bindings(SERVICE).get(ALICE, now=way.sessions._clock())
+    binding = way.balancer.dispatcher.bindings(SERVICE).get(ALICE, now=way.sessions._clock())
     assert binding is not None
     assert "ts1" == binding.server
     assert binding.expires_at is not None  # its time has begun
@@ -198,13 +198,13 @@ async def test_a_server_that_a_reload_has_removed_is_not_dialled(way: Way) -> No
     """Chosen a moment ago, configured no more: another one is tried; that is no defect of ours."""
     service = way.service
     go = Route(sid("ts1"), Reason.SCHEDULED)
-    lease = way.house.dispatcher.take(service, go, None, now=way.house.now)
+    lease = way.balancer.dispatcher.take(service, go, None, now=way.balancer.now)
     assert lease is not None
-    way.house.apply(service_of(["ts2"]))
+    way.balancer.apply(service_of(["ts2"]))
     client, ours = socket.socketpair()
     with client, ours:
         conn = Connection(service, ours, Endpoint("192.0.2.1", 1), AdmissionSlot(SERVICE), 0.0)
         with pytest.raises(ServerError, match="not configured any more") as caught:
             await stepped(way.sessions._dial(conn, lease, go))
         assert "removed" == caught.value.code
-    way.house.dispatcher.give_back(lease, now=way.house.now)
+    way.balancer.dispatcher.give_back(lease, now=way.balancer.now)

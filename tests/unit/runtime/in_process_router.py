@@ -32,7 +32,7 @@ WALL = 1_750_000_000.0
 UNCHECKED = HealthPolicy(type="none")
 
 
-class Farmhouse:
+class InProcessRouter:
     """All but the sockets. Its clock stands until the test moves it; its log is kept."""
 
     def __init__(self, *services: VirtualService) -> None:
@@ -187,4 +187,4 @@ def service_of(servers: Sequence[str | RealServer], **configured: Any) -> Virtua
     return virtual_service(*made, **configured)
 
 
-__all__ = ["Farmhouse", "ended", "facts", "local_server", "service_of", "sid", "state_of"]
+__all__ = ["InProcessRouter", "ended", "facts", "local_server", "service_of", "sid", "state_of"]

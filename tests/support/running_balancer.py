@@ -75,7 +75,7 @@ def total(metrics: Metrics, name: str, **labels: str) -> float:
     )
 
 
-class House(Balancer):
+class RunningBalancer(Balancer):
     """A balancer, asked over its own control socket rather than by a program for each question.
 
     Services that `serve` adds are the test's; `clear` takes them away and says what was left behind.
@@ -328,21 +328,21 @@ class House(Balancer):
 
 
 class Vip:
-    """One virtual service of a house."""
+    """One virtual service of a balancer."""
 
-    def __init__(self, house: House, name: str) -> None:
-        self.house = house
+    def __init__(self, balancer: RunningBalancer, name: str) -> None:
+        self.balancer = balancer
         self.name = name
 
     @property
     def endpoint(self) -> Endpoint:
         """Where it listens."""
-        return self.house.endpoint(self.name)
+        return self.balancer.endpoint(self.name)
 
     @property
     def description(self) -> dict[str, Any]:
         """Its entry in the configuration, to be changed before a reload."""
-        return next(service for service in self.house.services if service["name"] == self.name)
+        return next(service for service in self.balancer.services if service["name"] == self.name)
 
     def client(
         self,
@@ -356,7 +356,7 @@ class Vip:
         client = LabClient(
             self.endpoint, opening or LabOpening(cookie=user), source=source, timeout_s=timeout_s
         )
-        self.house.guests.append(client)
+        self.balancer.guests.append(client)
         return client
 
     async def opened(
@@ -369,31 +369,31 @@ class Vip:
 
     async def servers(self) -> dict[str, dict[str, Any]]:
         """Return its servers' rows by name."""
-        rows = await self.house.ask("servers", service=self.name)
+        rows = await self.balancer.ask("servers", service=self.name)
         return {row["name"]: row for row in rows}
 
     async def sessions(self) -> list[dict[str, Any]]:
         """Return its live sessions."""
-        rows: list[dict[str, Any]] = await self.house.ask("sessions", service=self.name)
+        rows: list[dict[str, Any]] = await self.balancer.ask("sessions", service=self.name)
         return rows
 
     async def bindings(self) -> dict[str, str]:
         """Return the server of every key."""
-        rows = await self.house.ask("persistence", service=self.name)
+        rows = await self.balancer.ask("persistence", service=self.name)
         return {row["key"]: row["server"] for row in rows}
 
     async def queue(self) -> int:
         """Return how many wait."""
-        rows = await self.house.ask("services")
+        rows = await self.balancer.ask("services")
         return next(int(row["queue"]) for row in rows if row["name"] == self.name)
 
     def records(self) -> list[dict[str, Any]]:
         """Return its session records so far."""
-        return [record for record in self.house.records() if record["service"] == self.name]
+        return [record for record in self.balancer.records() if record["service"] == self.name]
 
     async def count(self, metric: str, **labels: str) -> float:
         """Return a counter's value for this service."""
-        return total(await self.house.scrape(), metric, service=self.name, **labels)
+        return total(await self.balancer.scrape(), metric, service=self.name, **labels)
 
     async def wait_sessions(self, count: int, timeout_s: float = 10) -> None:
         """Wait until so many sessions are live."""
