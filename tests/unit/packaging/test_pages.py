@@ -184,3 +184,22 @@ def test_a_decision_has_a_number_of_its_own() -> None:
     named = {(number, file.name) for file in places for number in _DECISION.findall(file.read_text())}
     assert len(named) > len(numbers) // 2
     assert set() == {(number, name) for number, name in named if number not in numbers}
+
+
+# ---- rules of behaviour --------------------------------------------------------------------------------
+
+_RULE = re.compile(r"\bbehaviour(?:\.md)?,? (\d+\.\d+)\b")
+
+
+def test_rules_of_behaviour_are_numbered_once_and_cited_by_numbers_that_exist() -> None:
+    """Code, tests and pages name a rule by its number."""
+    page = (DOCS / "reference" / "behaviour.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"^\| (\d+\.\d+) \|", page, re.MULTILINE)
+    assert sorted(set(numbers), key=lambda number: [int(part) for part in number.split(".")]) == numbers
+    texts = [
+        *(REPOSITORY / "rdpbalancer").rglob("*.py"),
+        *(REPOSITORY / "tests").rglob("*.py"),
+        *DOCS.rglob("*.md"),
+    ]
+    cited = {number for path in texts for number in _RULE.findall(path.read_text(encoding="utf-8"))}
+    assert set() == cited - set(numbers)
