@@ -334,7 +334,7 @@ def test_touch_of_an_unknown_key_does_nothing(home: Home) -> None:
     assert None is store.get(BERT, now=0)
 
 
-def test_touch_does_not_raise_the_dead(home: Home) -> None:
+def test_touch_does_not_revive_an_expired_binding(home: Home) -> None:
     """A binding that has expired is gone, swept or not."""
     store = home.store()
     store.move(ANNA, "ts1", now=0, ttl_s=10)
@@ -424,7 +424,7 @@ def test_the_least_recently_used_idle_binding_gives_way(home: Home) -> None:
     assert {ANNA, CORA} == {binding.key for binding in store.entries(now=4)}
 
 
-def test_giving_way_is_counted(home: Home) -> None:
+def test_evictions_are_counted(home: Home) -> None:
     """`evictions` counts what gave way, not what expired or was deleted."""
     store = home.store(max_entries=1)
     assert 0 == store.evictions

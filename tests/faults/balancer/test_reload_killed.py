@@ -43,7 +43,9 @@ def installed(tmp_path: Path) -> Iterator[InstalledBalancer]:
 
 
 @pytest.mark.parametrize("step", _STEPS)
-async def test_killed_at(installed: InstalledBalancer, step: str) -> None:
+async def test_a_router_killed_during_a_reload_leaves_the_old_or_the_new_configuration(
+    installed: InstalledBalancer, step: str
+) -> None:
     """The service's listener and its server are both the old ones or both the new ones; sessions go on."""
     statement, kept = _STEPS[step]
     installed.install("runtime/reload", statement, _KILL + statement)

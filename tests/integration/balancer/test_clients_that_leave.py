@@ -97,7 +97,9 @@ async def test_while_its_server_is_dialled(balancer: RunningBalancer, how: str) 
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
 @pytest.mark.parametrize("mode", ["rdp", "tcp"])
 @pytest.mark.parametrize("said", [b"", b"and more"])
-async def test_in_the_queue(balancer: RunningBalancer, mode: str, how: str, said: bytes) -> None:
+async def test_a_client_that_leaves_the_queue_gives_its_turn_to_the_next(
+    balancer: RunningBalancer, mode: str, how: str, said: bytes
+) -> None:
     """Whatever it has said before: its turn is the next one's."""
     async with labs(1) as servers:
         vip = await balancer.serve(

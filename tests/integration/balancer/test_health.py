@@ -49,7 +49,7 @@ async def test_a_failing_server_goes_down_and_comes_back(balancer: RunningBalanc
         ]
 
 
-async def test_one_failure_is_none(balancer: RunningBalancer) -> None:
+async def test_fewer_failures_than_fall_keep_a_server_up(balancer: RunningBalancer) -> None:
     """Fewer failures in a row than `fall` change nothing."""
     async with labs(1) as servers:
         vip = await balancer.serve(

@@ -24,7 +24,7 @@ async def test_ready_for_one_service_and_not_for_another(balancer: RunningBalanc
             assert expected == await balancer.get(f"/readyz?service={good.name}")
 
 
-async def test_from_the_start_to_the_stop(tmp_path: Path) -> None:
+async def test_readiness_from_start_to_stop(tmp_path: Path) -> None:
     """`starting` while servers are being checked, then `ok`; `stopping` while the last sessions end."""
     balancer = RunningBalancer(tmp_path, shutdown_timeout="30s")
     words: list[str] = []

@@ -283,7 +283,7 @@ async def test_a_client_that_leaves_while_its_server_is_dialled(balancer: Runnin
 
 
 @pytest.mark.parametrize("balancer", [0, 1], indirect=True)
-async def test_a_crowd_of_nonsense_leaves_nothing(balancer: RunningBalancer) -> None:
+async def test_300_malformed_openings_at_once_are_closed_and_counted(balancer: RunningBalancer) -> None:
     """Three hundred broken openings at once, of every kind: all closed, all counted, users served."""
     rng = random.Random(7)
     request = LabOpening(cookie="bob").request()

@@ -211,7 +211,9 @@ async def test_the_state_folder_cannot_move(balancer: RunningBalancer) -> None:
     assert old == balancer.configuration.read_text()
 
 
-async def test_relays_come_and_go_without_losing_a_session(balancer: RunningBalancer) -> None:
+async def test_a_reload_changes_the_number_of_relays_without_losing_a_session(
+    balancer: RunningBalancer,
+) -> None:
     """Relays 1 -> 2 -> 1 -> 3 -> 1: sessions stay with their relay, surplus ones end when empty."""
     async with labs(1) as servers:
         vip = await balancer.serve(servers)

@@ -52,7 +52,7 @@ def test_the_verdict_fails_where_users_do_not_find_their_desktops(folder: Path, 
         assert [] == show.left_over()
 
 
-def test_an_interrupted_script_has_not_succeeded(folder: Path) -> None:
+def test_an_interrupted_script_ends_with_a_failure(folder: Path) -> None:
     """Ctrl-C half way: the verdict says so, and nothing is left behind."""
     with Show(folder, "--once") as show:
         show.process.wait_for_output(r"(?m)^ 1\. ", 20)

@@ -81,7 +81,7 @@ def test_a_broker_sends_users_elsewhere(processes: Processes) -> None:
     assert re.search(r"connected \(no cookie, token b'Cookie: msts=\d+\.\d+\.0+', ", server.output())
 
 
-def test_nobody_there_is_69_and_no_desktop_is_1(processes: Processes) -> None:
+def test_exit_status_69_when_unreachable_and_1_when_refused(processes: Processes) -> None:
     """A service that cannot be reached is told from one that lets nobody in."""
     status, output = run(processes, "lab", "client", f"127.0.0.1:{free_port()}", "--user", "alice")
     assert (69, "alice: no desktop (refused)\n") == (status, output)
@@ -128,7 +128,7 @@ def test_quiet_prints_nothing(processes: Processes) -> None:
     assert (0, "") == run(processes, "--quiet", "lab", "client", address, "--user", "alice")
 
 
-def test_users_who_stay(processes: Processes) -> None:
+def test_a_population_that_stays_reports_its_sessions(processes: Processes) -> None:
     """They tell when they are there, can be looked at and ended, and say whose session was ended."""
     server, address = start_server(processes, "--name", "tsX")
     port = address.rpartition(":")[2]
@@ -141,7 +141,7 @@ def test_users_who_stay(processes: Processes) -> None:
     )
 
 
-def test_users_who_stay_until_ctrl_c(processes: Processes) -> None:
+def test_a_population_that_stays_ends_at_ctrl_c(processes: Processes) -> None:
     """Then they leave in order: all has gone well."""
     _, address = start_server(processes, "--name", "tsX")
     client = start(processes, "lab", "client", address, "--user", "alice", "--hold", "5m")

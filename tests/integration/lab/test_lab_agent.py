@@ -43,7 +43,7 @@ async def test_it_answers_in_its_mode(mode: AgentMode, answer: bytes) -> None:
         assert (mode, answer) == (agent.mode, await _ask(agent))
 
 
-async def test_a_silent_agent_holds_the_line() -> None:
+async def test_a_silent_agent_keeps_its_connection_open() -> None:
     """It takes the connection, says nothing, and ends with who asked."""
     async with LabAgent() as agent:
         agent.behave("silent")

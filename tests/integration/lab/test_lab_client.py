@@ -234,7 +234,7 @@ async def test_a_client_finds_a_host_by_its_name() -> None:
     assert "ts1" == landing.server
 
 
-async def test_a_name_that_is_none() -> None:
+async def test_a_host_name_that_does_not_resolve_is_an_error() -> None:
     """Is told as such."""
     client = LabClient(Endpoint("no-such-host.invalid", 3389))
     with pytest.raises(LabError) as caught:

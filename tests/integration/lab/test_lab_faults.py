@@ -238,7 +238,7 @@ async def test_an_unknown_fault_is_refused() -> None:
         LabServer().faults.inject("earthquake")
 
 
-async def test_early_data_suffers_too() -> None:
+async def test_faults_after_n_bytes_count_early_data() -> None:
     """Bytes that came with the request count from the confirm on."""
     async with LabServer(behaviour="echo") as server:
         server.faults.inject(LabFault.RESET_AFTER, after_bytes=3)

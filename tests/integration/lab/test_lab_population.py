@@ -83,7 +83,7 @@ async def test_users_find_their_desktop_again() -> None:
         assert set(addresses.items()) == clients
 
 
-async def test_a_population_notices_who_strayed() -> None:
+async def test_a_population_reports_a_user_on_another_server() -> None:
     """A user who gets to another server is told: no broker, no balancer between."""
     async with LabServer(name="ts1") as first, LabServer(name="ts2") as second:
         crowd = Population(first.endpoint, ["alice"], random.Random(1))
@@ -124,7 +124,7 @@ async def test_users_stay_as_long_as_they_are_told() -> None:
     assert (3, []) == (len(population.ended), population.present)
 
 
-async def test_a_stay_has_an_end() -> None:
+async def test_a_user_leaves_after_the_stay() -> None:
     """Then the user leaves by themself."""
     async with LabServer() as server:
         population = Population(server.endpoint, ["alice"], random.Random(1))

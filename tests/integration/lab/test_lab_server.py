@@ -196,7 +196,7 @@ async def test_a_desktop_paints_until_the_client_leaves() -> None:
         assert server.counters.bytes_in == len(server.requests[0].raw) + 3
 
 
-async def test_a_sink_counts_and_says_nothing() -> None:
+async def test_a_sink_counts_bytes_and_sends_none() -> None:
     """All bytes arrive; none come back."""
     async with LabServer(behaviour="sink") as server, LabClient(server.endpoint) as client:
         await client.channel.write(bytes(100_000))

@@ -57,7 +57,7 @@ def test_any_parameters(verb: str, params: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["user", "server", "service", "source", "session", "key", "method"])
 @pytest.mark.parametrize("nothing", ["", " ", "\t"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_empty_word_stands_for_nobody(verb: str, name: str, nothing: str) -> None:
+def test_an_empty_name_is_refused(verb: str, name: str, nothing: str) -> None:
     """A script's unset variable kicks nobody, moves nobody, and shows no list."""
     if name not in Service.verbs()[verb]:
         return
@@ -77,7 +77,7 @@ def test_an_empty_word_stands_for_nobody(verb: str, name: str, nothing: str) -> 
 
 
 @given(depth=st.integers(1, 30_000), opening=st.sampled_from([b"[", b'{"a":', b'[{"":']))
-def test_any_depth(depth: int, opening: bytes) -> None:
+def test_deeply_nested_json_is_refused(depth: int, opening: bytes) -> None:
     """Deeply nested JSON is no request, and no traceback."""
     nested = opening * depth
     if len(nested) < MAX_REQUEST_BYTES - 100:

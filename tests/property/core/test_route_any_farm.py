@@ -133,7 +133,7 @@ def test_whoever_waits_waits_for_something(case: Case) -> None:
 
 
 @given(cases())
-def test_nobody_is_turned_away_whom_a_server_would_take(case: Case) -> None:
+def test_no_connection_is_rejected_while_a_server_takes_it(case: Case) -> None:
     decision, _ = case.decide()
     if isinstance(decision, Reject):
         assert [] == open_to_new(case, backup=False) + open_to_new(case, backup=True)
@@ -173,7 +173,7 @@ def test_a_server_that_takes_nobody_changes_nothing(
 
 
 @given(cases(schedulers=["weighted-round-robin"]), st.sampled_from(NOT_FOR_NEW_USERS))
-def test_nor_does_it_turn_the_wheel(case: Case, state: str) -> None:
+def test_a_server_that_takes_nobody_does_not_change_round_robin(case: Case, state: str) -> None:
     """Row upon row of round robin is the same with it."""
     query = RouteRequest("192.0.2.1")
     rows = []

@@ -69,7 +69,7 @@ def harmonic(servers: int) -> float:
 
 
 @given(st.integers(1, 8), st.data())
-def test_changing_weights_owe_nobody_a_burst(servers: int, data: st.DataObject) -> None:
+def test_changed_weights_cause_no_burst(servers: int, data: st.DataObject) -> None:
     """At every moment each server is within a session or two of its due, whatever the weights have been.
 
     The bound is that of the cup game (each turn one unit is poured in, one taken from the fullest): a server
@@ -136,7 +136,9 @@ def test_a_server_that_leaves_moves_only_its_own(weights: list[float], of: list[
 
 
 @given(st.lists(any_weight, min_size=2, max_size=8), sources, st.floats(1, 100))
-def test_a_heavier_server_only_wins(weights: list[float], of: list[str], factor: float) -> None:
+def test_a_raised_weight_moves_users_only_to_that_server(
+    weights: list[float], of: list[str], factor: float
+) -> None:
     """Raising one weight moves users to that server and between no others."""
     choices = [choice(f"ts{number}", weight) for number, weight in enumerate(weights)]
     heavier = [choice("ts0", weights[0] * factor), *choices[1:]]

@@ -30,6 +30,6 @@ def test_any_request(path: str, query: bytes, accept: list[str]) -> None:
 
 
 @given(st.sampled_from(SEEDS), st.integers(0, 200), st.binary(max_size=20))
-def test_any_damage(seed: bytes, at: int, junk: bytes) -> None:
+def test_any_damaged_http_request(seed: bytes, at: int, junk: bytes) -> None:
     """Requests with something else in the middle."""
     check_exporter(seed[:at] + junk + seed[at + len(junk) :])
