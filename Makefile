@@ -18,7 +18,7 @@ TEST_JOBS ?= 3
 SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-release test-release-repeat test-release-pythons lint format fuzz soak bench bench-micro lock clean runtime dev
+.PHONY: help demo test test-fast coverage test-release test-release-repeat test-release-pythons lint format fuzz soak bench bench-micro lock clean runtime dev
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: dev  ## every test, 8 minutes; those of real programs are skipped, by name
 
 test-fast: dev  ## the tests that need no process of their own: unit, property, contract; 2 minutes at most
 	$(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadgroup tests/unit tests/property tests/contract $(TEST_ARGS)
+
+coverage: dev  ## how much of each module its own tests run; fails below 90 %, for decisions and parsers below 100
+	$(BIN)/python -m tests.own_coverage
 
 test-release: dev  ## before a release: every part below and the soak, once; tests/release.json keeps the results
 	$(BIN)/python -m tests.release repeat pythons soak
