@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
 import msgspec
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
 
 from rdpbalancer.errors import ConfigurationError
+from rdpbalancer.telemetry.lean_structlog import EventDict, Processor, WrappedLogger, structlog
 from rdpbalancer.telemetry.writer import Writer
 
 LEVELS: Final = {

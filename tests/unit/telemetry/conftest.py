@@ -4,9 +4,9 @@ import io
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from rdpbalancer.telemetry import logs
+from rdpbalancer.telemetry.lean_structlog import structlog
 
 
 @pytest.fixture(autouse=True)
