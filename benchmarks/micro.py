@@ -10,10 +10,9 @@ from time import perf_counter
 
 import pyperf
 
-from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.dispatch import Dispatcher, Placed
 from rdpbalancer.core.farm import Farm, RealServer, VirtualService
 from rdpbalancer.core.health import HealthState
-from rdpbalancer.core.route import Route
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import CloseReason, CloseSide, Endpoint, Health, Key, Method, ServerId
 from rdpbalancer.relay.pump import Pump, PumpedSession
@@ -41,34 +40,36 @@ def dispatcher() -> tuple[Dispatcher, VirtualService]:
     made.apply(Farm({"ts": service}), now=0.0)
     for server in servers:
         status = ServerStatus(health=HealthState(Health.UP), addresses=("192.0.2.1",))
-        made.set_status(server.id, status, now=0.0)
+        made.servers.set(server.id, status, now=0.0)
     return made, service
 
 
 def route_new(loops: int) -> float:
-    """Time decisions for users without a binding."""
+    """Time placing users without a key, and releasing their slots."""
     made, service = dispatcher()
     began = perf_counter()
     for _ in range(loops):
-        made.decide(service, source="198.51.100.7", token=None, key=None, tried=frozenset(), now=1.0)
+        placed, _ = made.place(
+            service, source="198.51.100.7", token=None, key=None, excluded=frozenset(), now=1.0
+        )
+        if isinstance(placed, Placed):
+            made.release(placed.slot, now=1.0)
     return perf_counter() - began
 
 
 def claim_and_confirm(loops: int) -> float:
-    """Time decide, lease, claim, confirm and give back, each time for another user."""
+    """Time placing, confirming and releasing, each time another user."""
     made, service = dispatcher()
     keys = [Key(Method.RDP_COOKIE, f"user{number}") for number in range(10_000)]
     began = perf_counter()
     for number in range(loops):
         key = keys[number % len(keys)]
-        decision, _ = made.decide(
-            service, source="198.51.100.7", token=None, key=key, tried=frozenset(), now=1.0
+        placed, _ = made.place(
+            service, source="198.51.100.7", token=None, key=key, excluded=frozenset(), now=1.0
         )
-        if isinstance(decision, Route):
-            lease = made.take(service, decision, key, now=1.0)
-            if lease is not None:
-                made.confirm(lease, now=1.0)
-                made.give_back(lease, now=1.0)
+        if isinstance(placed, Placed):
+            made.bindings.confirm(placed.slot, now=1.0)
+            made.release(placed.slot, now=1.0)
     return perf_counter() - began
 
 
@@ -114,7 +115,7 @@ def main() -> None:
     runner.bench_func("parse request (cookie, negotiation)", parse_request, COOKIE)
     runner.bench_func("decode routing token", decode_msts, TOKEN)
     runner.bench_time_func(f"route, no binding, {SERVERS} servers", route_new)
-    runner.bench_time_func("route, lease, claim, confirm", claim_and_confirm)
+    runner.bench_time_func("place, claim, confirm, release", claim_and_confirm)
     runner.bench_time_func("pump, round trip with its two ends", pump_round_trips)
 
 

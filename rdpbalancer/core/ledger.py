@@ -1,7 +1,7 @@
-"""The ledger: every live session, and every place that is reserved but not yet a session.
+"""The ledger: every live session, and every slot that is reserved but not yet a session.
 
-A place is reserved when a server is chosen, not when it is connected: a hundred simultaneous logins would
-otherwise all see the same least loaded server. The load of a server is its leases plus its sessions.
+A slot is reserved when a server is chosen, not when it is connected: a hundred simultaneous logins would
+otherwise all see the same least loaded server. The load of a server is its reserved plus its sessions.
 """
 
 from collections import defaultdict
@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from rdpbalancer.core.burden import Burdens
 from rdpbalancer.core.redirection import RedirectionStep
+from rdpbalancer.core.scheduler_load import SchedulerLoads
 from rdpbalancer.model import Key, ServerId, SessionFacts
 
 
 class ServerSlot(msgspec.Struct, eq=False):
-    """A reserved place on a server, and the use of a key, until it is released or becomes a session.
+    """A reserved slot on a server, and the use of a key, until it is released or becomes a session.
 
-    `claimed`: the key's claim in the store is this lease's, and has to be confirmed or released. `renews`:
+    `claimed`: the key's claim in the store is this slot's, and has to be confirmed or released. `renews`:
     the key was bound before, to a server that cannot take it now. `follows`: the session that the
     connection's routing token follows; the key is then that session's, and nothing is claimed.
     """
@@ -42,7 +42,7 @@ class LiveSession(msgspec.Struct, eq=False):
     moves: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-    place: object = None
+    admission_slot: object = None
 
 
 class _KeyUse(msgspec.Struct, eq=False):
@@ -54,7 +54,7 @@ class _KeyUse(msgspec.Struct, eq=False):
 
 
 class Ledger:
-    """Counts places and sessions by server, by key and by service. One per router; never waits."""
+    """Counts slots and sessions by server, by key and by service. One per router; never waits."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, LiveSession] = {}
@@ -62,66 +62,66 @@ class Ledger:
         self._keys: dict[tuple[str, Key], _KeyUse] = {}
         self._by_server: defaultdict[ServerId, set[str]] = defaultdict(set)
         self._by_service: defaultdict[str, int] = defaultdict(int)
-        self._leases = 0
-        self._burdens = Burdens()
+        self._reserved = 0
+        self._scheduler_loads = SchedulerLoads()
         self.on_free: Callable[[ServerId], None] | None = None
 
-    # ---- places ------------------------------------------------------------------------------------
+    # ---- slots -------------------------------------------------------------------------------------
 
-    def lease(self, server: ServerId, key: Key | None, source: str = "") -> ServerSlot:
-        """Reserve a place on `server` for a connection with `key` from `source`."""
+    def reserve(self, server: ServerId, key: Key | None, source: str = "") -> ServerSlot:
+        """Reserve a slot on `server` for a connection with `key` from `source`."""
         self._loads[server] += 1
-        self._leases += 1
+        self._reserved += 1
         if key is not None:
             self._use(server.service, key).uses += 1
-        self._burdens.add(server, key, source)
+        self._scheduler_loads.add(server, key, source)
         return ServerSlot(server, key, source)
 
-    def release(self, lease: ServerSlot) -> None:
-        """Give a reserved place back. Releasing twice, or after `open`, does nothing."""
-        if not lease.held:
+    def release(self, slot: ServerSlot) -> None:
+        """Give a reserved slot back. Releasing twice, or after `open`, does nothing."""
+        if not slot.held:
             return
-        lease.held = False
-        self._leases -= 1
-        if lease.key is not None:
-            self._unuse(lease.server.service, lease.key)
-        self._burdens.remove(lease.server, lease.key, lease.source)
-        self._free(lease.server)
+        slot.held = False
+        self._reserved -= 1
+        if slot.key is not None:
+            self._unuse(slot.server.service, slot.key)
+        self._scheduler_loads.remove(slot.server, slot.key, slot.source)
+        self._free(slot.server)
 
-    def set_key(self, lease: ServerSlot, key: Key | None, source: str = "") -> None:
-        """Give a held lease another key (a place from the queue is granted before the key is claimed)."""
-        if not lease.held:
-            message = f"{lease} is not held, its key cannot become {key}"
+    def set_key(self, slot: ServerSlot, key: Key | None, source: str = "") -> None:
+        """Give a held slot another key (a slot from the queue is granted before the key is claimed)."""
+        if not slot.held:
+            message = f"{slot} is not held, its key cannot become {key}"
             raise ValueError(message)
-        if lease.key == key:
+        if slot.key == key:
             return
         if key is not None:
-            self._use(lease.server.service, key).uses += 1
-        if lease.key is not None:
-            self._unuse(lease.server.service, lease.key)
-        self._burdens.remove(lease.server, lease.key, lease.source)
-        lease.key, lease.source = key, source or lease.source
-        self._burdens.add(lease.server, lease.key, lease.source)
+            self._use(slot.server.service, key).uses += 1
+        if slot.key is not None:
+            self._unuse(slot.server.service, slot.key)
+        self._scheduler_loads.remove(slot.server, slot.key, slot.source)
+        slot.key, slot.source = key, source or slot.source
+        self._scheduler_loads.add(slot.server, slot.key, slot.source)
 
     # ---- sessions ----------------------------------------------------------------------------------
 
     def open(
-        self, lease: ServerSlot, facts: SessionFacts, *, relay: int, place: object = None
+        self, slot: ServerSlot, facts: SessionFacts, *, relay: int, admission_slot: object = None
     ) -> LiveSession:
-        """Turn a held lease into a live session. The server's load stays what it was."""
-        server, key = lease.server, lease.key
+        """Turn a held slot into a live session. The server's load stays what it was."""
+        server, key = slot.server, slot.key
         agrees = server == (facts.service, facts.server) and key == facts.binding_key
-        if not lease.held or not agrees or facts.id in self._sessions:
-            message = f"session {facts.id} cannot be opened on {facts.server_id} with {lease}"
+        if not slot.held or not agrees or facts.id in self._sessions:
+            message = f"session {facts.id} cannot be opened on {facts.server_id} with {slot}"
             raise ValueError(message)
-        lease.held = False
-        self._leases -= 1
-        if lease.source != facts.source:
-            self._burdens.remove(server, key, lease.source)
-            self._burdens.add(server, key, facts.source)
-        return self._add(facts, server, key, relay=relay, place=place)
+        slot.held = False
+        self._reserved -= 1
+        if slot.source != facts.source:
+            self._scheduler_loads.remove(server, key, slot.source)
+            self._scheduler_loads.add(server, key, facts.source)
+        return self._add(facts, server, key, relay=relay, admission_slot=admission_slot)
 
-    def restore(self, facts: SessionFacts, *, relay: int, place: object = None) -> LiveSession:
+    def restore(self, facts: SessionFacts, *, relay: int, admission_slot: object = None) -> LiveSession:
         """Enter a session that a relay already holds: the router has been restarted."""
         if facts.id in self._sessions:
             message = f"session {facts.id} is in the ledger already"
@@ -130,11 +130,11 @@ class Ledger:
         self._loads[server] += 1
         if key is not None:
             self._use(facts.service, key).uses += 1
-        self._burdens.add(server, key, facts.source)
-        return self._add(facts, server, key, relay=relay, place=place)
+        self._scheduler_loads.add(server, key, facts.source)
+        return self._add(facts, server, key, relay=relay, admission_slot=admission_slot)
 
     def close(self, session_id: str) -> LiveSession | None:
-        """Take a session out and free its place; None if it is not (or no longer) in the ledger."""
+        """Take a session out and free its slot; None if it is not (or no longer) in the ledger."""
         session = self._sessions.pop(session_id, None)
         if session is None:
             return None
@@ -157,14 +157,14 @@ class Ledger:
             else:
                 del sources[facts.source]
             self._unuse(facts.service, key)
-        self._burdens.remove(server, key, facts.source)
+        self._scheduler_loads.remove(server, key, facts.source)
         self._free(server)
         return session
 
     def _add(
-        self, facts: SessionFacts, server: ServerId, key: Key | None, *, relay: int, place: object
+        self, facts: SessionFacts, server: ServerId, key: Key | None, *, relay: int, admission_slot: object
     ) -> LiveSession:
-        session = LiveSession(facts, relay, place=place)
+        session = LiveSession(facts, relay, admission_slot=admission_slot)
         self._sessions[facts.id] = session
         self._by_server[server].add(facts.id)
         self._by_service[facts.service] += 1
@@ -190,20 +190,20 @@ class Ledger:
         return self._sessions.get(session_id)
 
     @property
-    def leases(self) -> int:
-        """How many places are reserved and not yet sessions."""
-        return self._leases
+    def reserved(self) -> int:
+        """How many slots are reserved and not yet sessions."""
+        return self._reserved
 
     def load(self, server: ServerId) -> int:
-        """Return the server's leases plus its sessions."""
+        """Return the server's reserved plus its sessions."""
         return self._loads.get(server, 0)
 
-    def burden(self, server: ServerId) -> int:
-        """Return what the server carries, as the schedulers count it (`core.burden`)."""
-        return self._burdens.of(server)
+    def scheduler_load(self, server: ServerId) -> int:
+        """Return what the server carries, as the schedulers count it (`core.scheduler_load`)."""
+        return self._scheduler_loads.of(server)
 
     def sessions_on(self, server: ServerId) -> int:
-        """Return the server's sessions, without leases."""
+        """Return the server's sessions, without reserved."""
         return len(self._by_server.get(server, ()))
 
     def on(self, server: ServerId) -> list[LiveSession]:
@@ -211,11 +211,11 @@ class Ledger:
         return [self._sessions[session_id] for session_id in sorted(self._by_server.get(server, ()))]
 
     def sessions_of(self, service: str) -> int:
-        """Return the service's sessions, without leases."""
+        """Return the service's sessions, without reserved."""
         return self._by_service.get(service, 0)
 
     def uses(self, service: str, key: Key) -> int:
-        """Return how many leases and sessions of the service have the key."""
+        """Return how many reserved and sessions of the service have the key."""
         use = self._keys.get((service, key))
         return use.uses if use else 0
 

@@ -146,6 +146,11 @@ def capacity(server: RealServer, status: ServerStatus) -> int:
     return server.max_connections
 
 
+def standing(server: RealServer, status: ServerStatus) -> tuple[bool, bool, bool, int]:
+    """Return what of a server's status matters to those who wait for a slot: whom it takes, and how many."""
+    return takes_new(server, status), takes_bound(status), takes_token(status), capacity(server, status)
+
+
 def emptying(server: RealServer, status: ServerStatus, *, sessions: int, was: bool) -> bool:
     """Whether the server has been full and takes no new users before it has fallen to `min_connections`.
 

@@ -62,10 +62,10 @@ class BindingVerbs:
         for name, bound in found:
             policy = self._dispatcher.farm.services[name].persistence
             live = self._dispatcher.ledger.live_of(name, bound)
-            self._dispatcher.bindings(name).move(
+            self._dispatcher.bindings.of(name).move(
                 bound, targets[name], now=now, ttl_s=None if live else policy.timeout_s
             )
-            self._dispatcher.all_look_again(name)
+            self._dispatcher.queues.wake_all(name)
         moved_to = next(targets[name] for name, _ in found)
         self._tell(
             f"moved {_counted(len(found))} to {moved_to}",
@@ -94,8 +94,8 @@ class BindingVerbs:
             hint = f"; there are: {', '.join(near)}" if near else ""
             raise ConfigurationError("unknown-key", f"there is no binding of {key}{hint}")
         for name, bound in found:
-            self._dispatcher.bindings(name).delete(bound)
-            self._dispatcher.all_look_again(name)
+            self._dispatcher.bindings.of(name).delete(bound)
+            self._dispatcher.queues.wake_all(name)
         self._tell(f"deleted {_counted(len(found))}", key=found[0][1], reason=reason, actor=actor)
         await self._written()
         return {"deleted": len(found)}
@@ -109,7 +109,7 @@ class BindingVerbs:
             for name, configured in self._dispatcher.farm.services.items()
             if service in (None, name)
             for each in (_key(configured.persistence, key, wanted) for wanted in methods)
-            if each is not None and self._dispatcher.bindings(name).get(each, now=now) is not None
+            if each is not None and self._dispatcher.bindings.of(name).get(each, now=now) is not None
         ]
 
     async def _near(self, key: str, service: str | None) -> list[str]:
@@ -126,7 +126,7 @@ class BindingVerbs:
     def _all_keys(self, service: str | None) -> Iterator[Key]:
         for name in list(self._dispatcher.farm.services):
             if service in (None, name):
-                yield from self._dispatcher.bindings(name).keys()
+                yield from self._dispatcher.bindings.of(name).keys()
 
     def _new_key(self, service: str, key: str, method: str | None) -> Key:
         """Return the key of somebody who has no binding yet: the one that the next connection will have."""

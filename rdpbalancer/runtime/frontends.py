@@ -181,7 +181,7 @@ class Frontends:
             newest,
             limit=self._descriptor_limit,
             half_open=self._admission.half_open,
-            servers=len(self._dispatcher.statuses),
+            servers=len(self._dispatcher.servers.statuses),
         )
         if not short and not self._relays_full():
             return ""

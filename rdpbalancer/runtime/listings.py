@@ -38,7 +38,7 @@ def persistence(
     part = None if key is None else key.lower()
 
     def of(name: str) -> Group:
-        bindings = dispatcher.bindings(name)
+        bindings = dispatcher.bindings.of(name)
 
         def place(found: Key) -> Place | None:
             if method not in (None, found.method) or (part is not None and part not in found.value.lower()):
@@ -61,7 +61,7 @@ def queue(dispatcher: Dispatcher, views: Views, service: str | None) -> list[Gro
     """Return who waits for a place, by service, the first first."""
 
     def of(name: str) -> Group:
-        waiting = {waiter.ticket: waiter for waiter in dispatcher.queue(name)}
+        waiting = {waiter.ticket: waiter for waiter in dispatcher.queues.waiting(name)}
 
         def place(waiter: Waiter) -> Place:
             return (waiter.ticket,)

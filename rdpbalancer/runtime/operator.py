@@ -164,7 +164,7 @@ class Operator:
         return {"servers": [str(server_id) for server_id in found], "weight": weight}
 
     def _override(self, server: ServerId) -> Override:
-        status = self._dispatcher.statuses[server]
+        status = self._dispatcher.servers.statuses[server]
         return Override(status.intent, status.strict, status.runtime_weight)
 
     def _remember(self, server: ServerId, override: Override, said: str, *, reason: str, actor: str) -> None:

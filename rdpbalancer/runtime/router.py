@@ -240,12 +240,12 @@ class Router:
         self.durable.configured(farm.servers().keys())
 
     def _take_overrides(self) -> None:
-        self.operator.restore(self.dispatcher.statuses.keys())
+        self.operator.restore(self.dispatcher.servers.statuses.keys())
 
     def _bindings_loaded(self, service: str) -> None:
         # Those of sessions that ended while there was no router.
-        self.dispatcher.unpin_unused(service)
-        self.dispatcher.unpin_some(now=self._clock())
+        self.dispatcher.bindings.unpin_unused(service)
+        self.dispatcher.bindings.unpin_some(now=self._clock())
 
     @property
     def runtime_dir(self) -> Path:
@@ -479,7 +479,7 @@ class Router:
             "code_changed": self._code_changed,
             "sessions": len(self.dispatcher.ledger),
             "half_open": self.admission.half_open,
-            "queue": sum(map(self.dispatcher.queue_length, self.dispatcher.farm.services)),
+            "queue": sum(map(self.dispatcher.queues.length, self.dispatcher.farm.services)),
             "processes": self._processes(),
             "warnings": self._warnings(),
             "config": str(self._active.path),
@@ -493,7 +493,7 @@ class Router:
         return [process("supervisor", os.getppid()), process("router", os.getpid()), *relays]
 
     def _warnings(self) -> list[WarningRow]:
-        farm, statuses = self.dispatcher.farm, self.dispatcher.statuses
+        farm, statuses = self.dispatcher.farm, self.dispatcher.servers.statuses
         told = self.warnings.rows(services=farm.services, servers=statuses)
         farms = warnings.of_farm(self.dispatcher, now=self._clock(), wall=time.time())
         return [*farms, *warnings.of_loading(self.durable.loading(), since=self._started_at), *told]
@@ -535,12 +535,12 @@ class Router:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRE_INTERVAL_S)
-            for bindings in [self.dispatcher.bindings(name) for name in self.dispatcher.farm.services]:
+            for bindings in [self.dispatcher.bindings.of(name) for name in self.dispatcher.farm.services]:
                 bindings.expire(now=self._clock())
                 while bindings.more_to_drop(now=self._clock()):
                     await asyncio.sleep(_EXPIRE_PAUSE_S)
                     bindings.expire(now=self._clock())
-            while self.dispatcher.unpin_some(now=self._clock()):  # noqa: ASYNC110 (a pause between slices)
+            while self.dispatcher.bindings.unpin_some(now=self._clock()):  # noqa: ASYNC110 (a pause between slices)
                 await asyncio.sleep(_EXPIRE_PAUSE_S)
 
     async def _tell_status(self) -> None:

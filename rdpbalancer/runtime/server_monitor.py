@@ -31,7 +31,7 @@ _OURSELVES = Endpoint("127.0.0.1", 1)
 
 
 class ServerStatusManager:
-    """Keeps every server's status true. The only writer of `Dispatcher.statuses`."""
+    """Keeps every server's status true. The only writer of `Dispatcher.servers.statuses`."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class ServerStatusManager:
         waiting, configured = self._first_checks.get(service), self._dispatcher.farm.services.get(service)
         if waiting is None:
             return
-        statuses = self._dispatcher.statuses
+        statuses = self._dispatcher.servers.statuses
         servers = configured.servers if configured is not None else ()
         if not any(statuses[server.id].health.health is Health.CHECKING for server in servers):
             waiting.set()
@@ -147,11 +147,11 @@ class ServerStatusManager:
 
     def addresses_of(self, server: ServerId) -> Sequence[str]:
         """Return the server's resolved addresses."""
-        return self._dispatcher.statuses[server].addresses
+        return self._dispatcher.servers.statuses[server].addresses
 
     def health_of(self, server: ServerId) -> HealthState:
         """Return the server's observed health."""
-        return self._dispatcher.statuses[server].health
+        return self._dispatcher.servers.statuses[server].health
 
     def checked(self, server: ServerId, result: CheckResult) -> None:
         """A health check has ended."""
@@ -183,11 +183,12 @@ class ServerStatusManager:
 
         Else every login would first wait its share of the time for an address that swallows everything.
         """
-        status = self._dispatcher.statuses.get(server)
+        status = self._dispatcher.servers.statuses.get(server)
         if status is None or address not in status.addresses[1:]:
             return
         others = (each for each in status.addresses if each != address)
-        self._dispatcher.note_status(server, replace(status, addresses=(address, *others)))
+        changed = replace(status, addresses=(address, *others))
+        self._dispatcher.servers.set(server, changed, now=self._clock())
 
     def dial_failed(self, server: ServerId, error: ServerError) -> None:
         """A session's dial has failed: that counts as a failed check where the server is checked at all."""
@@ -206,7 +207,7 @@ class ServerStatusManager:
 
     def agent_answered(self, server: ServerId, answer: AgentReport | str) -> None:
         """The feedback agent has answered, or not (then `answer` says why)."""
-        before = self._dispatcher.statuses[server]
+        before = self._dispatcher.servers.statuses[server]
         policy = self._monitors[server].server.agent
         if isinstance(answer, str):
             self._metrics.agent_failures.labels(*server).inc()
@@ -245,13 +246,13 @@ class ServerStatusManager:
     def _observe(self, server: ServerId, *, ok: bool, detail: str) -> None:
         if not ok:
             self.checks_failed[server] = self.checks_failed.get(server, 0) + 1
-        status = self._dispatcher.statuses[server]
+        status = self._dispatcher.servers.statuses[server]
         configured = self._dispatcher.farm.server(server)
         policy = configured.health if configured is not None else HealthPolicy()
         health = observe(status.health, ok=ok, policy=policy, now=self._clock())
         if health.health is status.health.health:
             if health is not status.health:
-                self._dispatcher.note_status(server, replace(status, health=health))
+                self._dispatcher.servers.set(server, replace(status, health=health), now=self._clock())
             return
         was_down = status.health.health is Health.DOWN
         self._update(
@@ -265,12 +266,12 @@ class ServerStatusManager:
         self._see_whether_all_checked(server.service)
         if not ok:
             self._events.error("server_down", **_fields(server), detail=detail)
-        elif st.is_up(self._dispatcher.statuses[server]):  # not while its agent says down
+        elif st.is_up(self._dispatcher.servers.statuses[server]):  # not while its agent says down
             self._events.info("server_up", **_fields(server), detail=detail)
 
     def _take_agent(self, server: ServerId, new: AgentState) -> None:
         """Take over what the agent wants, and tell what changes: its word, and whether the server is up."""
-        before = self._dispatcher.statuses[server]
+        before = self._dispatcher.servers.statuses[server]
         if (before.agent.intent, before.agent.health) == (new.intent, new.health):
             self._update(server, agent=new)
             return
@@ -282,19 +283,19 @@ class ServerStatusManager:
             health=new.health.value,
             detail=new.said,
         )
-        was_up, is_up = st.is_up(before), st.is_up(self._dispatcher.statuses[server])
+        was_up, is_up = st.is_up(before), st.is_up(self._dispatcher.servers.statuses[server])
         if was_up and not is_up:
             self._events.error("server_down", **_fields(server), detail=new.said)
         elif is_up and not was_up:
             self._events.info("server_up", **_fields(server), detail=new.said)
 
     def _update(self, server: ServerId, **changes: object) -> None:
-        before = self._dispatcher.statuses[server]
+        before = self._dispatcher.servers.statuses[server]
         after = replace(before, **changes)  # type: ignore[arg-type]
         if after == before:
             return
         was_up, is_up = st.is_up(before), st.is_up(after)
-        self._dispatcher.set_status(server, after, now=self._clock())
+        self._dispatcher.servers.set(server, after, now=self._clock())
         if was_up and not is_up and self._dispatcher.farm.services[server.service].kick_on_down:
             kicked = self._kick(server, CloseReason.SERVER_DOWN)
             if kicked:
@@ -305,7 +306,7 @@ class ServerStatusManager:
     # ---- names -------------------------------------------------------------------------------------
 
     def _resolved(self, server: ServerId, found: tuple[str, ...] | str) -> None:
-        if server not in self._dispatcher.statuses:
+        if server not in self._dispatcher.servers.statuses:
             return  # removed by a reload meanwhile
         if isinstance(found, str):
             # What was resolved before stays in use: an old address is better than none.
@@ -316,7 +317,7 @@ class ServerStatusManager:
         if server in self._unresolved:
             self._unresolved.discard(server)
             self._events.info("name_resolved", **_fields(server), detail=", ".join(found))
-        if set(found) != set(self._dispatcher.statuses[server].addresses):
+        if set(found) != set(self._dispatcher.servers.statuses[server].addresses):
             self._update(server, addresses=found)
             if server in self._monitors:
                 self._monitors[server].hurry()

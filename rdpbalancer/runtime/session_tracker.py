@@ -53,8 +53,10 @@ class SessionTracker:
 
     def _restore(self, state: SessionState, relay: int) -> None:
         facts = _FACTS.decode(state.facts)
-        place = self._admission.restore(facts.service, facts.source)
-        session = self._dispatcher.restore(facts, relay=relay, place=place, now=self._clock())
+        admission_slot = self._admission.restore(facts.service, facts.source)
+        session = self._dispatcher.restore(
+            facts, relay=relay, admission_slot=admission_slot, now=self._clock()
+        )
         session.moves = state.moves
         session.bytes_up, session.bytes_down = state.bytes_up, state.bytes_down
 
@@ -71,7 +73,7 @@ class SessionTracker:
             return
         facts = session.facts if session is not None else _FACTS.decode(ended.facts)
         if session is None:
-            self._dispatcher.recall(facts, now=self._clock())
+            self._dispatcher.record_unknown_end(facts, now=self._clock())
         else:
             self._count(session, ended.bytes_up, ended.bytes_down)
             self._give_place_back(session)
@@ -113,5 +115,5 @@ class SessionTracker:
         session.bytes_up, session.bytes_down = bytes_up, bytes_down
 
     def _give_place_back(self, session: LiveSession) -> None:
-        if isinstance(session.place, AdmissionSlot):
-            self._admission.release(session.place)
+        if isinstance(session.admission_slot, AdmissionSlot):
+            self._admission.release(session.admission_slot)

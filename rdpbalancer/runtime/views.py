@@ -58,7 +58,7 @@ class Views:
 
     def usable(self) -> dict[str, int]:
         """Return for each virtual service how many real servers take new users."""
-        statuses = self._dispatcher.statuses
+        statuses = self._dispatcher.servers.statuses
         return {
             service.name: sum(st.takes_new(server, statuses[server.id]) for server in service.servers)
             for service in self._dispatcher.farm.services.values()
@@ -70,14 +70,14 @@ class Views:
         for of in services:
             if service in (None, of.name):
                 for server in of.servers:
-                    if server.id in self._dispatcher.statuses:
+                    if server.id in self._dispatcher.servers.statuses:
                         yield self._server(of, server)
 
     def states(self, servers: Iterable[ServerId]) -> list[ServerState]:
         """Return what is wanted of servers and what comes of it, for an operator who has just changed it."""
         rows = []
         for id_ in servers:
-            server, status = self._dispatcher.farm.server(id_), self._dispatcher.statuses.get(id_)
+            server, status = self._dispatcher.farm.server(id_), self._dispatcher.servers.statuses.get(id_)
             if status is None:  # removed by a reload while it was written down
                 continue
             watched = server is not None and server.agent is not None
@@ -101,7 +101,7 @@ class Views:
     def binding(self, service: str, key: Key) -> BindingRow | None:
         """Return the row of a key's binding."""
         now = self._clock()
-        entry = self._dispatcher.bindings(service).get(key, now=now)
+        entry = self._dispatcher.bindings.of(service).get(key, now=now)
         if entry is None:
             return None
         return BindingRow(
@@ -133,19 +133,19 @@ class Views:
             servers=tuple(
                 self._gauges(service, server) for service in services.values() for server in service.servers
             ),
-            queue_lengths={name: self._dispatcher.queue_length(name) for name in services},
+            queue_lengths={name: self._dispatcher.queues.length(name) for name in services},
             entries={
                 (name, method.value): count
                 for name in services
-                for method, count in self._dispatcher.bindings(name).counts().items()
+                for method, count in self._dispatcher.bindings.of(name).counts().items()
             },
-            evictions={name: self._dispatcher.bindings(name).evictions for name in services},
+            evictions={name: self._dispatcher.bindings.of(name).evictions for name in services},
             relays=dict(relays),
             half_open=half_open,
         )
 
     def _service(self, service: VirtualService) -> ServiceRow:
-        statuses = [self._dispatcher.statuses[server.id] for server in service.servers]
+        statuses = [self._dispatcher.servers.statuses[server.id] for server in service.servers]
         usable = sum(
             st.takes_new(server, status) for server, status in zip(service.servers, statuses, strict=True)
         )
@@ -155,14 +155,14 @@ class Views:
             mode=service.mode.value,
             scheduler=service.scheduler,
             sessions=self._dispatcher.ledger.sessions_of(service.name),
-            queue=self._dispatcher.queue_length(service.name),
+            queue=self._dispatcher.queues.length(service.name),
             servers_usable=usable,
             servers_total=len(service.servers),
         )
 
     def _server(self, service: VirtualService, server: RealServer) -> ServerRow:
         now = self._clock()
-        status = self._dispatcher.statuses[server.id]
+        status = self._dispatcher.servers.statuses[server.id]
         weight = st.effective_weight(server, status, slow_start_s=service.slow_start_s, now=now)
         totals = self._totals(server.id)
         return ServerRow(
@@ -177,8 +177,8 @@ class Views:
             sessions=self._dispatcher.ledger.sessions_on(server.id),
             max_connections=st.capacity(server, status),
             min_connections=server.min_connections,
-            emptying=self._dispatcher.is_emptying(server.id),
-            queue=self._dispatcher.queue_length(service.name, server.id),
+            emptying=self._dispatcher.servers.is_emptying(server.id),
+            queue=self._dispatcher.queues.length(service.name, server.id),
             backup=server.backup,
             agent=_agent(server, status, now),
             operator=self._word(server.id, status),
@@ -215,7 +215,7 @@ class Views:
         )
 
     def _gauges(self, service: VirtualService, server: RealServer) -> ServerGauges:
-        status = self._dispatcher.statuses[server.id]
+        status = self._dispatcher.servers.statuses[server.id]
         weight = st.effective_weight(server, status, slow_start_s=service.slow_start_s, now=self._clock())
         return ServerGauges(
             id=server.id,

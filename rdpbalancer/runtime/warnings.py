@@ -203,7 +203,7 @@ def of_farm(dispatcher: Dispatcher, *, now: float, wall: float) -> list[WarningR
     """Return what the farm itself warns of: a service nobody can use, an agent against the operator."""
     rows = []
     for service in dispatcher.farm.services.values():
-        statuses = [(server, dispatcher.statuses[server.id]) for server in service.servers]
+        statuses = [(server, dispatcher.servers.statuses[server.id]) for server in service.servers]
         changed_at = max((status.changed_at for _, status in statuses), default=now)
         if not any(st.takes_new(server, status) for server, status in statuses):
             checking = any(status.health.health is Health.CHECKING for _, status in statuses)

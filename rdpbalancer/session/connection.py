@@ -30,13 +30,13 @@ class Connection(msgspec.Struct, eq=False):
     service: VirtualService
     client: socket.socket
     peer: Endpoint
-    place: AdmissionSlot
+    admission_slot: AdmissionSlot
     began_at: float
     data: bytes = b""  # all that was read, passed on byte for byte
     request: ConnectionRequest | None = None
     token: Token | None = None
     key: Key | None = None
-    tried: frozenset[ServerId] = frozenset()
+    excluded: frozenset[ServerId] = frozenset()
     not_theirs: int = 0  # servers that closed on its routing token, which only its maker takes
     ticket: int | None = None
     queue_until_at: float | None = None
@@ -58,8 +58,8 @@ class Connection(msgspec.Struct, eq=False):
 class ServerReply(msgspec.Struct, frozen=True):
     """A server that took the connection: its socket, what it said, and whether that was a Confirm."""
 
-    lease: ServerSlot
-    go: Route
+    slot: ServerSlot
+    route: Route
     sock: socket.socket
     data: bytes = b""
     confirm: Confirm | None = None

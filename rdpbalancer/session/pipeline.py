@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rdpbalancer.core.admission import Admission, Refusal
-from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.dispatch import Dispatcher, Placed
 from rdpbalancer.core.farm import VirtualService
 from rdpbalancer.core.ledger import ServerSlot
 from rdpbalancer.core.redirection import MAX_ASKED, SEARCH_S
@@ -30,6 +30,7 @@ from rdpbalancer.model import Endpoint, Key, Method, Mode, Reason, Security, Ser
 from rdpbalancer.net import dial
 from rdpbalancer.net.handshake import Reader
 from rdpbalancer.net.poller import Poller, StepRunner, hung_up
+from rdpbalancer.session.agreement_wait import agreed
 from rdpbalancer.session.connection import (
     Connection,
     RejectedError,
@@ -170,7 +171,7 @@ class ConnectionHandler:
         self._waits.close()
 
     def _identify(self, conn: Connection) -> Refusal | None:
-        return self._admission.identify(conn.place, conn.service, conn.peer.host, now=self._clock())
+        return self._admission.identify(conn.admission_slot, conn.service, conn.peer.host, now=self._clock())
 
     def _reject(self, service: VirtualService, client: socket.socket, refusal: Refusal, host: str) -> None:
         client.close()
@@ -207,7 +208,7 @@ class ConnectionHandler:
             if conn.watch is not None:
                 conn.watch.end()
             if conn.owned:
-                self._admission.release(conn.place)
+                self._admission.release(conn.admission_slot)
                 close(conn.client, goodbye)
 
     async def _receive(self, conn: Connection, *, proxied: bool) -> None:
@@ -246,12 +247,12 @@ class ConnectionHandler:
 
     def _derive_key(self, conn: Connection) -> None:
         service = self._current(conn)
-        derived = self._dispatcher.derive(service, cookie=conn.user, source=conn.peer.host)
+        derived = self._dispatcher.bindings.derive(service, cookie=conn.user, source=conn.peer.host)
         conn.key = derived.key
         if derived.ambiguous:
             self._metrics.ambiguous_cookies.labels(service.name).inc()
         for suspect in (*derived.collided, derived.key):
-            if suspect is not None and self._dispatcher.collides(service, suspect):
+            if suspect is not None and self._dispatcher.bindings.collides(service, suspect):
                 self._tell_collision(conn, suspect)
 
     def _current(self, conn: Connection) -> VirtualService:
@@ -267,7 +268,7 @@ class ConnectionHandler:
         return service
 
     def _tell_collision(self, conn: Connection, key: Key) -> None:
-        if not self._dispatcher.first_collision(conn.service.name, key):
+        if not self._dispatcher.bindings.first_collision(conn.service.name, key):
             return
         service = conn.service
         if key.method is Method.RDP_COOKIE:
@@ -333,84 +334,84 @@ class ConnectionHandler:
         else:
             self._slow.add(conn)
         while True:
-            lease, go = await self._choose(conn)
+            placed = await self._choose(conn)
+            slot = placed.slot
             try:
+                if placed.answer is not None and not await agreed(placed.answer):
+                    self._dispatcher.release(slot, now=self._clock())
+                    self._current(conn)
+                    continue
                 conn.dialled_at = self._clock()
-                return await self._dial(conn, lease, go)
+                return await self._dial(conn, slot, placed.route)
             except ServerError as error:
-                if not self._try_another(conn, lease, error):
-                    if conn.not_theirs == len(conn.tried):
+                if not self._try_another(conn, slot, error):
+                    if conn.not_theirs == len(conn.excluded):
                         raise _token_unknown(conn) from error
                     raise
+                self._current(conn)
             except BaseException:
-                self._dispatcher.give_back(lease, now=self._clock())
+                self._dispatcher.release(slot, now=self._clock())
                 raise
 
-    async def _choose(self, conn: Connection) -> tuple[ServerSlot, Route]:
-        """Return a reserved place, after waiting for one if need be."""
+    async def _choose(self, conn: Connection) -> Placed:
+        """Return a reserved slot, after waiting for one if need be."""
         while True:
-            service = self._current(conn)
-            decision, token_missed = self._dispatcher.decide(
-                service,
+            decision, token_missed = self._dispatcher.place(
+                conn.service,
                 source=conn.peer.host,
                 token=conn.token,
                 key=conn.key,
-                tried=conn.tried,
+                excluded=conn.excluded,
                 now=self._clock(),
             )
-            if token_missed and not conn.tried:
-                self._metrics.tokens_missed.labels(service.name).inc()
+            if token_missed and not conn.excluded:
+                self._metrics.tokens_missed.labels(conn.service.name).inc()
             match decision:
-                case Route():
-                    lease = self._dispatcher.take(
-                        service,
-                        decision,
-                        conn.key,
-                        source=conn.peer.host,
-                        token=conn.token,
-                        now=self._clock(),
-                    )
-                    if lease is not None:
-                        return lease, decision
+                case Placed():
+                    return decision
                 case Enqueue():
                     if (granted := await self._wait(conn, decision)) is not None:
                         return granted
                 case Reject():
-                    if conn.tried and conn.not_theirs == len(conn.tried):
+                    if conn.excluded and conn.not_theirs == len(conn.excluded):
                         raise _token_unknown(conn)
-                    raise NoServerError(decision.why, f"no real server of {service.name} can be used")
+                    raise NoServerError(decision.why, f"no real server of {conn.service.name} can be used")
 
-    async def _wait(self, conn: Connection, wanted: Enqueue) -> tuple[ServerSlot, Route] | None:
-        """Wait in the queue; None: look again. Raises NoServerError, ClientError."""
+    async def _wait(self, conn: Connection, wanted: Enqueue) -> Placed | None:
+        """Wait in the queue; None: ask again. Raises NoServerError, ClientError."""
         if conn.half_closed:
             raise _gave_up(conn)
         conn.queueing = True
         self._watch_client(conn)
-        lease = await QueueWait(conn, self._dispatcher, self._clock).come(wanted.server)
+        slot = await QueueWait(conn, self._dispatcher, self._clock).come(wanted.server)
         conn.queueing = False
-        if lease is None:
-            return None
         try:
-            go = self._dispatcher.settle(
-                self._current(conn),
-                lease,
-                wanted=wanted,
-                token=conn.token,
-                key=conn.key,
-                tried=conn.tried,
-                source=conn.peer.host,
-                now=self._clock(),
-            )
-        except BaseException:
-            self._dispatcher.give_back(lease, now=self._clock())
+            self._current(conn)
+        except NoServerError:
+            if slot is not None:
+                self._dispatcher.release(slot, now=self._clock())
             raise
-        return (lease, go) if go is not None else None
+        if slot is None:
+            return None
+        return self._dispatcher.place_granted(
+            conn.service,
+            slot,
+            waited_for=wanted,
+            source=conn.peer.host,
+            token=conn.token,
+            key=conn.key,
+            excluded=conn.excluded,
+            now=self._clock(),
+        )
 
-    async def _dial(self, conn: Connection, lease: ServerSlot, go: Route) -> ServerReply:
+    async def _dial(self, conn: Connection, slot: ServerSlot, route: Route) -> ServerReply:
         service, timeouts = conn.service, conn.service.timeouts
-        server, status = service.server(go.server.name), self._dispatcher.statuses.get(go.server)
+        server, status = (
+            service.server(route.server.name),
+            self._dispatcher.servers.statuses.get(route.server),
+        )
         if server is None or status is None:
-            raise ServerError("removed", f"{go.server} is not configured any more")
+            raise ServerError("removed", f"{route.server} is not configured any more")
         try:
             upstream = await dial.connect(
                 self._waits,
@@ -421,20 +422,20 @@ class ConnectionHandler:
         except ServerError as error:
             # Only the dial itself speaks about the server's health. What it does after a stranger's request
             # does not: three odd requests would otherwise take a server out of the farm.
-            self._dial_failed(go.server, error)
+            self._dial_failed(route.server, error)
             raise
         if upstream.address != status.addresses[0]:
-            self._dialled(go.server, upstream.address)
+            self._dialled(route.server, upstream.address)
         try:
             deadline_at = self._clock() + timeouts.confirm_s
             await upstream.send(self._proxy_header(conn) + conn.data, deadline_at=deadline_at)
             if service.mode is Mode.TCP:
-                return ServerReply(lease, go, upstream.given_away())
+                return ServerReply(slot, route, upstream.given_away())
             data, confirm = await upstream.receive_reply(deadline_at=deadline_at)
         except BaseException:
             upstream.close()
             raise
-        return ServerReply(lease, go, upstream.given_away(), data, confirm)
+        return ServerReply(slot, route, upstream.given_away(), data, confirm)
 
     def _proxy_header(self, conn: Connection) -> bytes:
         if not conn.service.send_proxy:
@@ -454,19 +455,19 @@ class ConnectionHandler:
         return not conn.half_closed
 
     def _may_try_another(self, conn: Connection) -> bool:
-        tried, now = len(conn.tried), self._clock()
+        excluded, now = len(conn.excluded), self._clock()
         if isinstance(conn.token, int) and now >= conn.began_at + SEARCH_S:
             return False
-        if tried <= conn.service.redispatch:
+        if excluded <= conn.service.redispatch:
             return True
-        searches = isinstance(conn.token, int) and tried < MAX_ASKED
+        searches = isinstance(conn.token, int) and excluded < MAX_ASKED
         return searches and self._dispatcher.may_search(conn.service.name, conn.peer.host, now=now)
 
-    def _try_another(self, conn: Connection, lease: ServerSlot, error: ServerError) -> bool:
+    def _try_another(self, conn: Connection, slot: ServerSlot, error: ServerError) -> bool:
         """Note that a server has failed the connection; return whether another one is to be tried."""
-        server = lease.server
-        conn.tried |= {server}
-        self._dispatcher.give_back(lease, now=self._clock())
+        server = slot.server
+        conn.excluded |= {server}
+        self._dispatcher.release(slot, now=self._clock())
         if isinstance(conn.token, int) and error.code in ("closed", "reset"):
             conn.not_theirs += 1
             self._metrics.tokens_searched.labels(server.service).inc()
@@ -482,20 +483,20 @@ class ConnectionHandler:
 
     async def _hand_over(self, conn: Connection, answer: ServerReply) -> None:
         """Pass the server's answer to the client, confirm the binding, and give both sockets to a relay."""
-        lease, now = answer.lease, self._clock()
+        slot, now = answer.slot, self._clock()
         try:
             rest = send_now(conn.client, answer.data)
             if conn.service.mode is Mode.TCP or answer.confirm is not None:
-                self._confirm(lease, now)
+                self._confirm(slot, now)
             else:
-                self._dispatcher.disclaim(lease, now=now)
+                self._dispatcher.bindings.drop_claim(slot, now=now)
             facts = self._facts(conn, answer, now)
 
             def chosen(relay: int) -> None:
                 if conn.watch is not None:
                     conn.watch.end()
-                self._dispatcher.open(lease, facts, relay=relay, place=conn.place)
-                self._admission.opened(conn.place)
+                self._dispatcher.open(slot, facts, relay=relay, admission_slot=conn.admission_slot)
+                self._admission.opened(conn.admission_slot)
                 self._account.opened(facts)
                 conn.owned = False
 
@@ -509,27 +510,27 @@ class ConnectionHandler:
         finally:
             if conn.owned:
                 answer.sock.close()
-                self._dispatcher.give_back(lease, now=self._clock())
+                self._dispatcher.release(slot, now=self._clock())
 
-    def _confirm(self, lease: ServerSlot, now: float) -> None:
-        if not self._dispatcher.confirm(lease, now=now):
-            self._metrics.shares_exceeded.labels(lease.server.service).inc()
+    def _confirm(self, slot: ServerSlot, now: float) -> None:
+        if not self._dispatcher.bindings.confirm(slot, now=now):
+            self._metrics.shares_exceeded.labels(slot.server.service).inc()
 
     def _facts(self, conn: Connection, answer: ServerReply, now: float) -> SessionFacts:
-        request, confirm, go = conn.request, answer.confirm, answer.go
-        method = Method.ROUTING_TOKEN if go.reason is Reason.TOKEN else None
-        key = answer.lease.key
+        request, confirm, route = conn.request, answer.confirm, answer.route
+        method = Method.ROUTING_TOKEN if route.reason is Reason.TOKEN else None
+        key = answer.slot.key
         return SessionFacts(
             id=next(self._ids),
             service=conn.service.name,
-            server=go.server.name,
+            server=route.server.name,
             client=str(conn.peer),
             source=conn.peer.host,
             user=conn.user,
             method=key.method if key is not None else method,
             key=key.value if key is not None else None,
-            reason=go.reason,
-            attempts=len(conn.tried) + 1,
+            reason=route.reason,
+            attempts=len(conn.excluded) + 1,
             token=describe(request.token) if request and request.token else None,
             requested_protocols=request.requested_protocols if request else None,
             selected_protocol=confirm.selected_protocol if confirm else None,
@@ -549,7 +550,7 @@ class ConnectionHandler:
 
 def _token_unknown(conn: Connection) -> RejectedError:
     """Return the error of a client whose routing token nobody takes: too old, used up, or made up."""
-    detail = f"none of the {len(conn.tried)} servers that were asked takes the client's routing token"
+    detail = f"none of the {len(conn.excluded)} servers that were asked takes the client's routing token"
     return RejectedError("token-unknown", detail, DISCONNECT)
 
 

@@ -31,12 +31,12 @@ class QueueWait:
         if conn.queue_until_at is None:
             conn.queue_until_at = began_at + conn.service.timeouts.queue_s
         since = conn.queue_until_at - conn.service.timeouts.queue_s
-        waiter = self._dispatcher.wait(
+        waiter = self._dispatcher.queues.join(
             conn.service.name,
             server,
             self._grant,
             ticket=conn.ticket,
-            refused=conn.tried,
+            excluded=conn.excluded,
             client=QueuedClient(str(conn.peer), conn.user, since),
         )
         conn.ticket = waiter.ticket
@@ -45,7 +45,7 @@ class QueueWait:
         try:
             return await self._granted
         except BaseException:
-            self._dispatcher.leave(conn.service.name, waiter)
+            self._dispatcher.queues.leave(conn.service.name, waiter)
             if self._granted.done() and not self._granted.cancelled() and not self._granted.exception():
                 self._take_back(self._granted.result())  # granted in the very moment of a cancellation
             raise
@@ -53,15 +53,15 @@ class QueueWait:
             timer.cancel()
             conn.queued_s += self._clock() - began_at
 
-    def _grant(self, lease: ServerSlot | None) -> None:
+    def _grant(self, slot: ServerSlot | None) -> None:
         if self._granted.done():
-            self._take_back(lease)
+            self._take_back(slot)
         else:
-            self._granted.set_result(lease)
+            self._granted.set_result(slot)
 
-    def _take_back(self, lease: ServerSlot | None) -> None:
-        if lease is not None:
-            self._dispatcher.give_back(lease, now=self._clock())
+    def _take_back(self, slot: ServerSlot | None) -> None:
+        if slot is not None:
+            self._dispatcher.release(slot, now=self._clock())
 
     def _fail(self, error: RdpBalancerError) -> None:
         if not self._granted.done():

@@ -55,7 +55,7 @@ class Service:
         balancer = self.balancer = _farm()
         for number, name in enumerate(("a", "b", "c")):
             balancer.session(name, f"ts{number % 2 + 1}", user=name, key=Key(Method.RDP_COOKIE, name))
-        balancer.dispatcher.bindings(SERVICE).move(
+        balancer.dispatcher.bindings.of(SERVICE).move(
             Key(Method.RDP_COOKIE, "corp\\alice"), "ts1", now=balancer.now, ttl_s=60
         )
         self.server = ControlServer(balancer.operator.verbs(), on_error=self._failed)

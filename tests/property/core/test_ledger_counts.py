@@ -22,7 +22,7 @@ sources = st.sampled_from(["192.0.2.1", "192.0.2.2", "2001:db8::1"])
 class LedgerCounts(RuleBasedStateMachine):
     """Everything that a router does with its ledger, in any order."""
 
-    leases: Bundle[ServerSlot] = Bundle("leases")
+    slots: Bundle[ServerSlot] = Bundle("slots")
     spent: Bundle[ServerSlot] = Bundle("spent")
     sessions: Bundle[str] = Bundle("sessions")
 
@@ -42,46 +42,46 @@ class LedgerCounts(RuleBasedStateMachine):
         self.live[made.id] = made
         return made
 
-    @rule(target=leases, server=servers, key=keys)
-    def lease(self, server: str, key: Key | None) -> ServerSlot:
+    @rule(target=slots, server=servers, key=keys)
+    def slot(self, server: str, key: Key | None) -> ServerSlot:
         """Choose a server."""
-        lease = self.ledger.lease(sid(server), key)
-        self.held.append(lease)
-        return lease
+        slot = self.ledger.reserve(sid(server), key)
+        self.held.append(slot)
+        return slot
 
-    @rule(target=spent, lease=consumes(leases))
-    def release(self, lease: ServerSlot) -> ServerSlot:
+    @rule(target=spent, slot=consumes(slots))
+    def release(self, slot: ServerSlot) -> ServerSlot:
         """Fail."""
-        self.held.remove(lease)
-        self.expected_freed.append(lease.server)
-        self.ledger.release(lease)
-        return lease
+        self.held.remove(slot)
+        self.expected_freed.append(slot.server)
+        self.ledger.release(slot)
+        return slot
 
-    @rule(lease=spent)
-    def release_again(self, lease: ServerSlot) -> None:
+    @rule(slot=spent)
+    def release_again(self, slot: ServerSlot) -> None:
         """Clean up once too often."""
-        self.ledger.release(lease)
+        self.ledger.release(slot)
 
-    @rule(lease=leases, key=keys)
-    def set_key(self, lease: ServerSlot, key: Key | None) -> None:
+    @rule(slot=slots, key=keys)
+    def set_key(self, slot: ServerSlot, key: Key | None) -> None:
         """Claim a key for a granted place."""
-        self.ledger.set_key(lease, key)
+        self.ledger.set_key(slot, key)
 
-    @rule(target=sessions, lease=consumes(leases), source=sources)
-    def open(self, lease: ServerSlot, source: str) -> str:
+    @rule(target=sessions, slot=consumes(slots), source=sources)
+    def open(self, slot: ServerSlot, source: str) -> str:
         """Hand over."""
-        self.held.remove(lease)
-        made = self._facts(lease.server.name, lease.key, source)
-        self.ledger.open(lease, made, relay=1)
-        self.ledger.release(lease)
+        self.held.remove(slot)
+        made = self._facts(slot.server.name, slot.key, source)
+        self.ledger.open(slot, made, relay=1)
+        self.ledger.release(slot)
         return made.id
 
-    @rule(lease=spent, source=sources)
-    def open_what_is_spent(self, lease: ServerSlot, source: str) -> None:
+    @rule(slot=spent, source=sources)
+    def open_what_is_spent(self, slot: ServerSlot, source: str) -> None:
         """Hand over what was given back."""
-        made = facts("never", lease.server.name, key=lease.key, source=source)
+        made = facts("never", slot.server.name, key=slot.key, source=source)
         try:
-            self.ledger.open(lease, made, relay=1)
+            self.ledger.open(slot, made, relay=1)
         except ValueError:
             return
         raise AssertionError(made)
@@ -108,20 +108,20 @@ class LedgerCounts(RuleBasedStateMachine):
         live = list(self.live.values())
         assert len(live) == len(self.ledger)
         assert set(self.live) == {session.facts.id for session in self.ledger}
-        assert len(self.held) == self.ledger.leases
+        assert len(self.held) == self.ledger.reserved
         assert len(live) == self.ledger.sessions_of(SERVICE)
         assert {made.server_id for made in live} == set(self.ledger.servers())
         for server in map(sid, SERVERS):
             on_server = {made.id for made in live if made.server_id == server}
-            leased = sum(lease.server == server for lease in self.held)
-            assert len(on_server) + leased == self.ledger.load(server)
+            reserved = sum(slot.server == server for slot in self.held)
+            assert len(on_server) + reserved == self.ledger.load(server)
             assert len(on_server) == self.ledger.sessions_on(server)
             assert on_server == {session.facts.id for session in self.ledger.on(server)}
         for key in KEYS:
             if key is not None:
                 with_key = [made for made in live if made.binding_key == key]
-                leased = sum(lease.key == key for lease in self.held)
-                assert len(with_key) + leased == self.ledger.uses(SERVICE, key)
+                reserved = sum(slot.key == key for slot in self.held)
+                assert len(with_key) + reserved == self.ledger.uses(SERVICE, key)
                 assert len(with_key) == self.ledger.live_of(SERVICE, key)
                 assert len({made.source for made in with_key}) == self.ledger.sources_of(SERVICE, key)
 
@@ -132,8 +132,8 @@ class LedgerCounts(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """End everything: nothing may be left, in no count and no index."""
-        for lease in self.held:
-            self.ledger.release(lease)
+        for slot in self.held:
+            self.ledger.release(slot)
         for session in self.live:
             self.ledger.close(session)
         kept = {name: value for name, value in vars(self.ledger).items() if value and name != "on_free"}

@@ -15,11 +15,11 @@ from rdpbalancer.core.route import (
     Route,
     RouteRequest,
     SchedulerState,
-    ServerView,
     names_server,
     route,
 )
 from rdpbalancer.core.schedule import SCHEDULERS
+from rdpbalancer.core.servers import ServerView
 from rdpbalancer.model import Endpoint, Key, Method, Reason
 from tests.unit.core.farms import ALICE, STATUSES, real_server, service_of, sid, view
 
@@ -70,15 +70,15 @@ def cases(draw: st.DrawFn, schedulers: list[str] | None = None) -> Case:
         source=str(draw(st.ip_addresses())),
         token=Endpoint(f"{token}.example.net", 3389) if token else None,
         key=key,
-        bound=draw(st.none() | st.sampled_from([*NAMES, "gone"])) if key else None,
-        tried=draw(st.frozensets(st.sampled_from(NAMES).map(sid))),
+        bound_server=draw(st.none() | st.sampled_from([*NAMES, "gone"])) if key else None,
+        excluded=draw(st.frozensets(st.sampled_from(NAMES).map(sid))),
     )
     scheduler = draw(st.sampled_from(schedulers or sorted(SCHEDULERS)))
     return Case(draw(some_views()), query, scheduler, draw(st.booleans()), draw(st.integers()))
 
 
 def fresh(each: ServerView, case: Case) -> bool:
-    return each.server.id not in case.query.tried
+    return each.server.id not in case.query.excluded
 
 
 def open_to_new(case: Case, *, backup: bool) -> list[ServerView]:
@@ -104,14 +104,14 @@ def test_whoever_is_chosen_may_be_chosen(case: Case) -> None:
         assert now_of.takes_token(chosen.status)
         assert (False, None) == (decision.binds, decision.replacing)
     elif decision.reason in {Reason.COOKIE, Reason.SOURCE_IP}:
-        assert chosen.server.id.name == case.query.bound
+        assert chosen.server.id.name == case.query.bound_server
         assert now_of.takes_bound(chosen.status)
         assert (True, None) == (decision.binds, decision.replacing)
     else:
         assert chosen in open_to_new(case, backup=decision.reason is Reason.BACKUP)
         assert decision.reason is Reason.BACKUP or chosen.server.backup is False
-        assert (case.query.key is not None, case.query.bound) == (decision.binds, decision.replacing)
-        assert decision.reason is not Reason.SCHEDULED or not (case.query.bound or case.query.tried)
+        assert (case.query.key is not None, case.query.bound_server) == (decision.binds, decision.replacing)
+        assert decision.reason is not Reason.SCHEDULED or not (case.query.bound_server or case.query.excluded)
 
 
 @given(cases())
@@ -138,7 +138,7 @@ def test_no_connection_is_rejected_while_a_server_takes_it(case: Case) -> None:
     if isinstance(decision, Reject):
         assert [] == open_to_new(case, backup=False) + open_to_new(case, backup=True)
         for each in case.views:
-            assert each.server.id.name != case.query.bound or not (
+            assert each.server.id.name != case.query.bound_server or not (
                 now_of.takes_bound(each.status) and fresh(each, case) and not each.full
             )
 

@@ -12,12 +12,13 @@ from rdpbalancer.core.farm import PersistencePolicy, RealServer
 from rdpbalancer.core.ledger import ServerSlot
 from rdpbalancer.core.persistence import Binding
 from rdpbalancer.core.redirection import FOLLOWED_S
-from rdpbalancer.core.route import Enqueue, Route, ServerView, goes_before
+from rdpbalancer.core.route import Enqueue, Route, preferred_servers
+from rdpbalancer.core.servers import ServerView
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Health, Intent, Key, Method, Reason, ServerId
 from rdpbalancer.stores.memory import MemoryStore
+from tests.unit.core.dispatch_fixture import TTL_S, Caller, DispatchFixture
 from tests.unit.core.farms import SERVICE, real_server, server_status, sid
-from tests.unit.dispatch.scene import TTL_S, Caller, Scene
 
 T = TypeVar("T")
 
@@ -62,8 +63,8 @@ class Places(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scene = Scene()
-        self.leased: list[Caller] = []
+        self.scene = DispatchFixture()
+        self.reserved: list[Caller] = []
         self.confirmed: list[Caller] = []
         self.waiting: list[Caller] = []
         self.sessions: list[tuple[str, Key | None]] = []
@@ -108,7 +109,7 @@ class Places(RuleBasedStateMachine):
         """Claims run out and bindings expire."""
         self.scene.now += seconds
         for name in self.scene.dispatcher.farm.services:
-            self.scene.dispatcher.bindings(name).expire(now=self.scene.now)
+            self.scene.dispatcher.bindings.of(name).expire(now=self.scene.now)
 
     # ---- connections -------------------------------------------------------------------------------
 
@@ -140,36 +141,36 @@ class Places(RuleBasedStateMachine):
         """Somebody leaves the queue, perhaps in the moment of being granted a place."""
         caller = take(self.waiting, n)
         assert caller.waiter is not None
-        self.scene.dispatcher.leave(SERVICE, caller.waiter)
-        for lease in caller.granted:
-            if lease is not None:
-                self.scene.dispatcher.give_back(lease, now=self.scene.now)
+        self.scene.dispatcher.queues.leave(SERVICE, caller.waiter)
+        for slot in caller.granted:
+            if slot is not None:
+                self.scene.dispatcher.release(slot, now=self.scene.now)
 
-    @precondition(lambda self: self.leased)
+    @precondition(lambda self: self.reserved)
     @rule(n=which)
     def fail(self, n: int) -> None:
         """The server has refused; another is tried, up to `redispatch` times."""
-        caller = take(self.leased, n)
+        caller = take(self.reserved, n)
         self.scene.fail(caller)
-        if len(caller.tried) <= REDISPATCH:
+        if len(caller.excluded) <= REDISPATCH:
             self.decide(caller)
 
-    @precondition(lambda self: self.leased or self.confirmed)
+    @precondition(lambda self: self.reserved or self.confirmed)
     @rule(n=which)
     def give_up(self, n: int) -> None:
         """The client is gone, or no relay takes the session."""
-        self.scene.give_back(take(self.leased or self.confirmed, n))
+        self.scene.give_back(take(self.reserved or self.confirmed, n))
 
-    @precondition(lambda self: self.leased)
+    @precondition(lambda self: self.reserved)
     @rule(n=which, confirms=st.sampled_from([True, True, True, False]))
     def answer(self, n: int, *, confirms: bool) -> None:
         """The server answers, with a Connection Confirm or with something else."""
-        caller = take(self.leased, n)
-        assert caller.lease is not None
+        caller = take(self.reserved, n)
+        assert caller.slot is not None
         if confirms:
             self.scene.confirm(caller)
         else:
-            self.scene.dispatcher.disclaim(caller.lease, now=self.scene.now)
+            self.scene.dispatcher.bindings.drop_claim(caller.slot, now=self.scene.now)
         self.confirmed.append(caller)
 
     @precondition(lambda self: self.confirmed)
@@ -177,8 +178,8 @@ class Places(RuleBasedStateMachine):
     def open(self, n: int) -> None:
         """A relay takes the session."""
         caller = take(self.confirmed, n)
-        assert caller.lease is not None
-        key, server = caller.lease.key, caller.lease.server.name
+        assert caller.slot is not None
+        key, server = caller.slot.key, caller.slot.server.name
         session = self.scene.open(caller)
         self.sessions.append((session, key))
         if isinstance(caller.token, int):
@@ -212,12 +213,12 @@ class Places(RuleBasedStateMachine):
         home = self.maker(caller) if isinstance(caller.token, int) else self.home(caller)
         ticket = caller.ticket
         resting = {view.server.id for view in self.views() if view.emptying}
-        granted = any(lease is not None for lease in caller.granted)  # before the server was full, perhaps
+        granted = any(slot is not None for slot in caller.granted)  # before the server was full, perhaps
         move()
         if caller.go is not None and caller.go.reason in NEW and not granted:
             assert caller.go.server not in resting, "a new user on a server that is emptying"
-        if caller.lease is not None:
-            self.leased.append(caller)
+        if caller.slot is not None:
+            self.reserved.append(caller)
         elif caller.waiter is not None:
             caller.granted = Witnessed(caller, self.was_granted)
             caller.waiter.grant = caller.granted.append
@@ -226,15 +227,15 @@ class Places(RuleBasedStateMachine):
         if home is not None and (isinstance(caller.token, int) or not (caller.go and not caller.go.binds)):
             assert home == destination(caller)
 
-    def was_granted(self, caller: Caller, lease: ServerSlot | None) -> None:
+    def was_granted(self, caller: Caller, slot: ServerSlot | None) -> None:
         """A place goes to nobody while it suits somebody who came before."""
-        if lease is None:
+        if slot is None:
             return
         views = self.views()
-        view = next(view for view in views if view.server.id == lease.server)
+        view = next(view for view in views if view.server.id == slot.server)
         earlier = [other for other in self.in_line() if (other.ticket or 0) < (caller.ticket or 0)]
         assert [] == [other for other in earlier if suits(other, view, views)]
-        assert lease.server not in caller.tried
+        assert slot.server not in caller.excluded
 
     # ---- what is promised --------------------------------------------------------------------------
 
@@ -285,15 +286,15 @@ class Places(RuleBasedStateMachine):
     @invariant()
     def the_ledger_counts_what_there_is(self) -> None:
         """Leases that were granted and not yet taken included."""
-        granted = [lease for caller in self.waiting for lease in caller.granted if lease is not None]
+        granted = [slot for caller in self.waiting for slot in caller.granted if slot is not None]
         ledger = self.scene.dispatcher.ledger
-        assert len(self.leased) + len(self.confirmed) + len(granted) == ledger.leases
+        assert len(self.reserved) + len(self.confirmed) + len(granted) == ledger.reserved
         assert len(self.sessions) == len(ledger)
-        assert ledger.leases + len(ledger) == sum(self.scene.load(name) for name in NAMES)
+        assert ledger.reserved + len(ledger) == sum(self.scene.load(name) for name in NAMES)
         for name in NAMES:
-            assert bool(self.scene.load(name)) <= ledger.burden(sid(name)) <= self.scene.load(name)
+            assert bool(self.scene.load(name)) <= ledger.scheduler_load(sid(name)) <= self.scene.load(name)
         if self.served:
-            assert len(self.in_line()) == self.scene.dispatcher.queue_length(SERVICE)
+            assert len(self.in_line()) == self.scene.dispatcher.queues.length(SERVICE)
 
     def teardown(self) -> None:
         """Everybody goes on until nothing moves, and then home: nothing is left."""
@@ -304,25 +305,27 @@ class Places(RuleBasedStateMachine):
             assert turns < MOST_TURNS, "the connections hand a place round"
         while self.waiting:
             self.leave(0)
-        for caller in self.leased + self.confirmed:
+        for caller in self.reserved + self.confirmed:
             self.scene.give_back(caller)
         for session, _ in self.sessions:
             self.scene.close(session)
         ledger = self.scene.dispatcher.ledger
-        assert (0, 0) == (ledger.leases, len(ledger))
-        assert [(0, 0)] * len(NAMES) == [(self.scene.load(name), ledger.burden(sid(name))) for name in NAMES]
+        assert (0, 0) == (ledger.reserved, len(ledger))
+        assert [(0, 0)] * len(NAMES) == [
+            (self.scene.load(name), ledger.scheduler_load(sid(name))) for name in NAMES
+        ]
         assert [0] * len(KEYS) == [ledger.uses(SERVICE, key) for key in KEYS]
         if self.served:
             self.scene.now += FOLLOWED_S
             for number in NUMBERS:
                 caller = self.scene.come(token=number)
                 assert caller.go is None or caller.go.reason is not Reason.TOKEN, "nobody is followed now"
-                if caller.lease is not None:
+                if caller.slot is not None:
                     self.scene.give_back(caller)
                 elif caller.waiter is not None:
-                    self.scene.dispatcher.leave(SERVICE, caller.waiter)
-            assert 0 == self.scene.dispatcher.queue_length(SERVICE)
-            left = list(self.scene.dispatcher.bindings(SERVICE).entries(now=self.scene.now))
+                    self.scene.dispatcher.queues.leave(SERVICE, caller.waiter)
+            assert 0 == self.scene.dispatcher.queues.length(SERVICE)
+            left = list(self.scene.dispatcher.bindings.of(SERVICE).entries(now=self.scene.now))
             assert [] == [entry for entry in left if not entry.confirmed or entry.expires_at is None]
 
     # ---- small questions ---------------------------------------------------------------------------
@@ -336,7 +339,7 @@ class Places(RuleBasedStateMachine):
         """Return the servers as they are now."""
         if not self.served:
             return []
-        return self.scene.dispatcher.views(self.scene.service, now=self.scene.now)
+        return self.scene.dispatcher.servers.views(self.scene.service, now=self.scene.now)
 
     def in_line(self) -> list[Caller]:
         """Return those who wait and have heard nothing."""
@@ -344,7 +347,7 @@ class Places(RuleBasedStateMachine):
 
     def stored(self, key: Key) -> Binding | None:
         """Return the key's confirmed binding, whatever is claimed over it."""
-        store = self.scene.dispatcher.bindings(SERVICE)
+        store = self.scene.dispatcher.bindings.of(SERVICE)
         assert isinstance(store, MemoryStore)
         return store.confirmed(key)
 
@@ -355,9 +358,9 @@ class Places(RuleBasedStateMachine):
         if not session or not self.served or self.followed.get(session, self.scene.now + 1) <= self.scene.now:
             return None
         view = next((view for view in self.views() if view.server.id.name == server), None)
-        if view is None or not view.takes_token or view.server.id in caller.tried:
+        if view is None or not view.takes_token or view.server.id in caller.excluded:
             return None
-        own = any(lease is not None and lease.server == view.server.id for lease in caller.granted)
+        own = any(slot is not None and slot.server == view.server.id for slot in caller.granted)
         waits = self.scene.service.persistence.wait_when_full
         return view.server.id if waits or own or not view.full else None
 
@@ -369,9 +372,9 @@ class Places(RuleBasedStateMachine):
         view = next(
             (view for view in self.views() if binding and view.server.id.name == binding.server), None
         )
-        if view is None or not view.takes_bound or view.server.id in caller.tried:
+        if view is None or not view.takes_bound or view.server.id in caller.excluded:
             return None
-        own = any(lease is not None and lease.server == view.server.id for lease in caller.granted)
+        own = any(slot is not None and slot.server == view.server.id for slot in caller.granted)
         waits = self.scene.service.persistence.wait_when_full
         return view.server.id if waits or own or not view.full else None
 
@@ -384,10 +387,10 @@ class Witnessed(list[ServerSlot | None]):
         self._caller = caller
         self._witness = witness
 
-    def append(self, lease: ServerSlot | None) -> None:
+    def append(self, slot: ServerSlot | None) -> None:
         """Be granted a place, or told to look again."""
-        super().append(lease)
-        self._witness(self._caller, lease)
+        super().append(slot)
+        self._witness(self._caller, slot)
 
 
 def suits(caller: Caller, view: ServerView, views: Sequence[ServerView]) -> bool:
@@ -395,9 +398,9 @@ def suits(caller: Caller, view: ServerView, views: Sequence[ServerView]) -> bool
     assert caller.wanted is not None
     if caller.wanted.server is not None:
         return caller.wanted.server == view.server.id
-    if not view.takes_new or view.emptying or view.server.id in caller.tried:
+    if not view.takes_new or view.emptying or view.server.id in caller.excluded:
         return False
-    return all(server in caller.tried for server in goes_before(view, views))
+    return all(server in caller.excluded for server in preferred_servers(view, views))
 
 
 def destination(caller: Caller) -> ServerId | None:

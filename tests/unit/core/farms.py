@@ -8,8 +8,8 @@ from rdpbalancer.core import status as st
 from rdpbalancer.core.farm import Limits, PersistencePolicy, RealServer, VirtualService
 from rdpbalancer.core.feedback import AgentState
 from rdpbalancer.core.health import HealthState
-from rdpbalancer.core.route import ServerView
 from rdpbalancer.core.schedule import Candidate
+from rdpbalancer.core.servers import ServerView
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Endpoint, Health, Intent, Key, Method, Mode, ServerId, SessionFacts
 

@@ -16,27 +16,27 @@ TS1, TS2 = sid("ts1"), sid("ts2")
 def test_a_lease_counts_at_once() -> None:
     """Reserved when chosen: the next login already sees this one."""
     ledger = Ledger()
-    lease = ledger.lease(TS1, ALICE)
+    slot = ledger.reserve(TS1, ALICE)
     assert (1, 1, 0, 1) == (
         ledger.load(TS1),
-        ledger.leases,
+        ledger.reserved,
         ledger.sessions_on(TS1),
         ledger.uses(SERVICE, ALICE),
     )
-    assert lease.held
+    assert slot.held
 
 
 def test_a_lease_becomes_a_session_without_a_gap() -> None:
     ledger = Ledger()
-    session = ledger.open(ledger.lease(TS1, ALICE), facts("s1", key=ALICE), relay=3, place="door")
+    session = ledger.open(ledger.reserve(TS1, ALICE), facts("s1", key=ALICE), relay=3, admission_slot="door")
     assert (1, 0, 1, 1) == (
         ledger.load(TS1),
-        ledger.leases,
+        ledger.reserved,
         ledger.sessions_on(TS1),
         ledger.uses(SERVICE, ALICE),
     )
     assert ("s1", 3, "door", 0, 0) == (
-        session.facts.id, session.relay, session.place, session.bytes_up, session.bytes_down
+        session.facts.id, session.relay, session.admission_slot, session.bytes_up, session.bytes_down
     )  # fmt: skip
     assert session is ledger.get("s1")
     assert "s1" in ledger
@@ -45,70 +45,70 @@ def test_a_lease_becomes_a_session_without_a_gap() -> None:
 
 def test_a_released_lease_does_nothing_twice() -> None:
     ledger = Ledger()
-    lease = ledger.lease(TS1, ALICE)
-    ledger.lease(TS1, ALICE)
-    ledger.release(lease)
-    ledger.release(lease)
-    assert (1, 1, 1) == (ledger.load(TS1), ledger.leases, ledger.uses(SERVICE, ALICE))
+    slot = ledger.reserve(TS1, ALICE)
+    ledger.reserve(TS1, ALICE)
+    ledger.release(slot)
+    ledger.release(slot)
+    assert (1, 1, 1) == (ledger.load(TS1), ledger.reserved, ledger.uses(SERVICE, ALICE))
 
 
 def test_a_lease_that_became_a_session_cannot_be_released() -> None:
     """A `finally` may release what was opened: the session keeps its place."""
     ledger = Ledger()
-    lease = ledger.lease(TS1, None)
-    ledger.open(lease, facts("s1"), relay=0)
-    ledger.release(lease)
-    assert (1, 0, 1) == (ledger.load(TS1), ledger.leases, ledger.sessions_on(TS1))
+    slot = ledger.reserve(TS1, None)
+    ledger.open(slot, facts("s1"), relay=0)
+    ledger.release(slot)
+    assert (1, 0, 1) == (ledger.load(TS1), ledger.reserved, ledger.sessions_on(TS1))
 
 
 def test_what_does_not_agree_is_not_opened() -> None:
-    """Another server, another key, a lease that is gone, an id that lives: nothing is counted then."""
+    """Another server, another key, a slot that is gone, an id that lives: nothing is counted then."""
     ledger = Ledger()
-    gone, lease = ledger.lease(TS1, ALICE), ledger.lease(TS1, ALICE)
+    gone, slot = ledger.reserve(TS1, ALICE), ledger.reserve(TS1, ALICE)
     ledger.release(gone)
-    ledger.open(ledger.lease(TS1, ALICE), facts("s1", key=ALICE), relay=0)
+    ledger.open(ledger.reserve(TS1, ALICE), facts("s1", key=ALICE), relay=0)
     for held, what in [
         (gone, facts("s2", key=ALICE)),
-        (lease, facts("s2", "ts2", key=ALICE)),
-        (lease, facts("s2", key=BOB)),
-        (lease, facts("s2")),
-        (lease, facts("s1", key=ALICE)),
+        (slot, facts("s2", "ts2", key=ALICE)),
+        (slot, facts("s2", key=BOB)),
+        (slot, facts("s2")),
+        (slot, facts("s1", key=ALICE)),
     ]:
         with pytest.raises(ValueError, match="cannot be opened"):
             ledger.open(held, what, relay=0)
-    assert lease.held
-    assert (2, 1, 1, 2) == (ledger.load(TS1), ledger.leases, len(ledger), ledger.uses(SERVICE, ALICE))
+    assert slot.held
+    assert (2, 1, 1, 2) == (ledger.load(TS1), ledger.reserved, len(ledger), ledger.uses(SERVICE, ALICE))
 
 
 def test_a_granted_place_gets_its_key_later() -> None:
     ledger = Ledger()
-    lease = ledger.lease(TS1, None)
-    ledger.set_key(lease, ALICE)
-    assert (ALICE, 1) == (lease.key, ledger.uses(SERVICE, ALICE))
-    ledger.set_key(lease, ALICE)
+    slot = ledger.reserve(TS1, None)
+    ledger.set_key(slot, ALICE)
+    assert (ALICE, 1) == (slot.key, ledger.uses(SERVICE, ALICE))
+    ledger.set_key(slot, ALICE)
     assert 1 == ledger.uses(SERVICE, ALICE)
-    ledger.set_key(lease, BOB)
+    ledger.set_key(slot, BOB)
     assert (0, 1) == (ledger.uses(SERVICE, ALICE), ledger.uses(SERVICE, BOB))
-    ledger.set_key(lease, None)
-    assert (None, 0) == (lease.key, ledger.uses(SERVICE, BOB))
+    ledger.set_key(slot, None)
+    assert (None, 0) == (slot.key, ledger.uses(SERVICE, BOB))
 
 
 def test_a_lease_that_is_gone_gets_no_key() -> None:
     """Its use of the key would never end, and the binding never expire."""
     ledger = Ledger()
-    lease = ledger.lease(TS1, None)
-    ledger.release(lease)
+    slot = ledger.reserve(TS1, None)
+    ledger.release(slot)
     with pytest.raises(ValueError, match="is not held"):
-        ledger.set_key(lease, ALICE)
+        ledger.set_key(slot, ALICE)
     assert 0 == ledger.uses(SERVICE, ALICE)
 
 
 def test_a_restored_session_counts_as_one_that_was_opened() -> None:
     ledger = Ledger()
-    ledger.restore(facts("s1", key=ALICE), relay=2, place="door")
+    ledger.restore(facts("s1", key=ALICE), relay=2, admission_slot="door")
     ledger.restore(facts("s2"), relay=2)
     assert (2, 0, 2, 1, 1) == (
-        ledger.load(TS1), ledger.leases, ledger.sessions_of(SERVICE),
+        ledger.load(TS1), ledger.reserved, ledger.sessions_of(SERVICE),
         ledger.uses(SERVICE, ALICE), ledger.sources_of(SERVICE, ALICE),
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ def test_sources_are_counted_while_they_have_a_session() -> None:
     ledger.restore(facts("s1", key=ALICE, source="192.0.2.1"), relay=1)
     ledger.restore(facts("s2", key=ALICE, source="192.0.2.1"), relay=1)
     ledger.restore(facts("s3", key=ALICE, source="192.0.2.2"), relay=1)
-    ledger.lease(TS1, ALICE)
+    ledger.reserve(TS1, ALICE)
     assert (2, 3, 4) == (
         ledger.sources_of(SERVICE, ALICE), ledger.live_of(SERVICE, ALICE), ledger.uses(SERVICE, ALICE)
     )  # fmt: skip
@@ -185,14 +185,14 @@ class Freed:
 
 
 def test_every_freed_place_is_told_when_it_is_free() -> None:
-    """After a release and after a close, with the count already taken back; not when a lease is opened."""
+    """After a release and after a close, with the count already taken back; not when a slot is opened."""
     ledger = Ledger()
     freed = Freed(ledger, [])
     ledger.on_free = freed
-    ledger.open(ledger.lease(TS1, None), facts("s1"), relay=0)
-    lease = ledger.lease(TS2, None)
+    ledger.open(ledger.reserve(TS1, None), facts("s1"), relay=0)
+    slot = ledger.reserve(TS2, None)
     assert [] == freed.seen
-    ledger.release(lease)
+    ledger.release(slot)
     ledger.close("s1")
     assert [(TS2, 0), (TS1, 0)] == freed.seen
 
@@ -200,9 +200,9 @@ def test_every_freed_place_is_told_when_it_is_free() -> None:
 def test_a_freed_place_may_be_taken_at_once() -> None:
     """The queue does: nobody comes between."""
     ledger = Ledger()
-    ledger.on_free = lambda server: None if ledger.leases else void(ledger.lease(server, ALICE))
-    ledger.release(ledger.lease(TS1, None))
-    assert (1, 1, 1) == (ledger.load(TS1), ledger.leases, ledger.uses(SERVICE, ALICE))
+    ledger.on_free = lambda server: None if ledger.reserved else void(ledger.reserve(server, ALICE))
+    ledger.release(ledger.reserve(TS1, None))
+    assert (1, 1, 1) == (ledger.load(TS1), ledger.reserved, ledger.uses(SERVICE, ALICE))
 
 
 def void(_: object) -> None:

@@ -116,7 +116,7 @@ def test_a_long_line_comes_back_quickly() -> None:
 def test_a_backups_place_suits_whom_all_before_it_have_failed() -> None:
     """Who waits for any server, and has not tried them all, waits for one of those."""
     line = AdmissionQueue()
-    line.join(None, nothing, refused={TS1})
-    second = line.join(None, nothing, refused={TS1, TS2})
-    assert second is line.next_for(TS3, takes_new=True, after=[TS1, TS2])
-    assert line.next_for(TS3, takes_new=True, after=[TS1, TS2]) is None
+    line.join(None, nothing, excluded={TS1})
+    second = line.join(None, nothing, excluded={TS1, TS2})
+    assert second is line.next_for(TS3, takes_new=True, preferred=[TS1, TS2])
+    assert line.next_for(TS3, takes_new=True, preferred=[TS1, TS2]) is None

@@ -15,11 +15,11 @@ from rdpbalancer.core.route import (
     Route,
     RouteRequest,
     SchedulerState,
-    ServerView,
-    goes_before,
     names_server,
+    preferred_servers,
     route,
 )
+from rdpbalancer.core.servers import ServerView
 from rdpbalancer.model import Endpoint, Health, Intent, Key, Method, Reason
 from tests.unit.core.farms import ALICE, STATUSES, real_server, server_status, service_of, sid, view
 
@@ -82,7 +82,7 @@ def test_a_token_leads_to_its_server(status: str, expected: Decision, *, missed:
 
 def test_a_token_goes_before_a_binding_and_makes_none() -> None:
     """A connection placed by a token creates and renews no cookie or source binding."""
-    actual = asked(view(TS1), view(TS2), token=TS1_TOKEN, key=ALICE, bound="ts2")
+    actual = asked(view(TS1), view(TS2), token=TS1_TOKEN, key=ALICE, bound_server="ts2")
     assert (Route(sid("ts1"), Reason.TOKEN, binds=False, replacing=None), False) == actual
 
 
@@ -94,7 +94,7 @@ def test_a_token_for_a_stranger_leads_nowhere() -> None:
 
 def test_a_token_that_cannot_be_followed_leaves_the_binding() -> None:
     expected = Route(sid("ts2"), Reason.COOKIE, binds=True)
-    actual = asked(view(TS1, "down"), view(TS2), view(TS3), token=TS1_TOKEN, key=ALICE, bound="ts2")
+    actual = asked(view(TS1, "down"), view(TS2), view(TS3), token=TS1_TOKEN, key=ALICE, bound_server="ts2")
     assert (expected, True) == actual
 
 
@@ -116,7 +116,7 @@ def test_a_token_leads_to_a_backup_server_too() -> None:
 
 def test_a_token_does_not_lead_to_a_server_that_failed_this_connection() -> None:
     expected = Route(sid("ts2"), Reason.REDISPATCH)
-    assert (expected, True) == asked(view(TS1), view(TS2), token=TS1_TOKEN, tried={sid("ts1")})
+    assert (expected, True) == asked(view(TS1), view(TS2), token=TS1_TOKEN, excluded={sid("ts1")})
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_a_binding_leads_home(status: str, expected: Decision) -> None:
     A server whose first check has not ended is dialled: after a start a slow check is no reason to give its
     users a new desktop elsewhere, and bind them to it.
     """
-    assert expected == decided(view(TS1, status), view(TS2), key=ALICE, bound="ts1")
+    assert expected == decided(view(TS1, status), view(TS2), key=ALICE, bound_server="ts1")
 
 
 @pytest.mark.parametrize(("key", "reason"), [(ALICE, Reason.COOKIE), (HOME, Reason.SOURCE_IP)])
 def test_the_reason_names_the_method(key: Key, reason: Reason) -> None:
-    assert Route(sid("ts2"), reason, binds=True) == decided(view(TS1), view(TS2), key=key, bound="ts2")
+    assert Route(sid("ts2"), reason, binds=True) == decided(view(TS1), view(TS2), key=key, bound_server="ts2")
 
 
 @pytest.mark.parametrize("status", ["online", "draining"])
@@ -181,28 +181,28 @@ def test_a_binding_to_a_full_server_waits_for_it(
     status: str, policy: PersistencePolicy | None, expected: Decision
 ) -> None:
     full = view(TS1, status, load=FULL)
-    assert expected == decided(full, view(TS2), key=ALICE, bound="ts1", policy=policy)
+    assert expected == decided(full, view(TS2), key=ALICE, bound_server="ts1", policy=policy)
 
 
 def test_a_binding_to_a_full_server_that_is_down_does_not_wait() -> None:
     full = view(TS1, "down", load=FULL)
-    assert but(moved, binds=True, replacing="ts1") == decided(full, view(TS2), key=ALICE, bound="ts1")
+    assert but(moved, binds=True, replacing="ts1") == decided(full, view(TS2), key=ALICE, bound_server="ts1")
 
 
 def test_a_binding_to_a_server_that_failed_this_connection_moves() -> None:
-    actual = decided(view(TS1), view(TS2), key=ALICE, bound="ts1", tried={sid("ts1")})
+    actual = decided(view(TS1), view(TS2), key=ALICE, bound_server="ts1", excluded={sid("ts1")})
     assert but(moved, binds=True, replacing="ts1") == actual
 
 
 def test_a_binding_to_a_server_no_longer_configured_moves() -> None:
     expected = Route(sid("ts1"), Reason.REDISPATCH, binds=True, replacing="gone")
-    assert expected == decided(view(TS1), view(TS2), key=ALICE, bound="gone")
+    assert expected == decided(view(TS1), view(TS2), key=ALICE, bound_server="gone")
 
 
 def test_a_binding_to_a_backup_server_is_kept() -> None:
     """Its desktop is there, whatever else came back meanwhile."""
     expected = Route(sid("spare"), Reason.COOKIE, binds=True)
-    assert expected == decided(view(TS1), view(SPARE), key=ALICE, bound="spare")
+    assert expected == decided(view(TS1), view(SPARE), key=ALICE, bound_server="spare")
 
 
 # ---- 3. scheduler -----------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_the_wheel_turns_from_one_decision_to_the_next() -> None:
 
 
 def test_what_has_been_tried_is_not_tried_again() -> None:
-    assert moved == decided(view(TS1), view(TS2), tried={sid("ts1")})
+    assert moved == decided(view(TS1), view(TS2), excluded={sid("ts1")})
 
 
 # ---- 4. backup servers ------------------------------------------------------------------------------
@@ -268,13 +268,15 @@ def test_backups_are_no_overflow() -> None:
 
 
 def test_backups_serve_when_every_ordinary_server_failed_this_connection() -> None:
-    tried = {sid("ts1"), sid("ts2")}
+    excluded = {sid("ts1"), sid("ts2")}
     expected = Route(sid("spare"), Reason.BACKUP, binds=True, replacing="ts1")
-    assert expected == decided(view(TS1), view(TS2), view(SPARE), tried=tried, key=ALICE, bound="ts1")
+    assert expected == decided(
+        view(TS1), view(TS2), view(SPARE), excluded=excluded, key=ALICE, bound_server="ts1"
+    )
 
 
 def test_the_second_backup_follows_the_first() -> None:
-    actual = decided(view(TS1, "down"), view(SPARE), view(SPARE2), tried={sid("spare")})
+    actual = decided(view(TS1, "down"), view(SPARE), view(SPARE2), excluded={sid("spare")})
     assert Route(sid("spare2"), Reason.BACKUP) == actual
 
 
@@ -290,7 +292,7 @@ def test_full_backups_are_waited_for_when_nothing_else_is_left() -> None:
 
 
 def test_a_failed_server_beside_a_full_one_is_a_queue() -> None:
-    assert Enqueue(None) == decided(view(TS1), view(TS2, load=FULL), tried={sid("ts1")})
+    assert Enqueue(None) == decided(view(TS1), view(TS2, load=FULL), excluded={sid("ts1")})
 
 
 @pytest.mark.parametrize("others", [[], ["down"], ["halted", "draining"]])
@@ -311,7 +313,7 @@ def test_who_can_go_at_once_does_not_wait_for_a_first_check() -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "tried", "why"),
+    ("statuses", "excluded", "why"),
     [
         ([], (), "all-down"),
         (["down", "agent-down"], (), "all-down"),
@@ -321,10 +323,10 @@ def test_who_can_go_at_once_does_not_wait_for_a_first_check() -> None:
         (["online", "down"], (0,), "all-failed"),
     ],
 )
-def test_nobody_and_why(statuses: list[str], tried: tuple[int, ...], why: str) -> None:
+def test_nobody_and_why(statuses: list[str], excluded: tuple[int, ...], why: str) -> None:
     """Three words that alerts rely on: down, not wanted, or failed for this connection."""
     views = [view(f"ts{number}", status) for number, status in enumerate(statuses)]
-    assert Reject(why) == decided(*views, tried={sid(f"ts{number}") for number in tried})
+    assert Reject(why) == decided(*views, excluded={sid(f"ts{number}") for number in excluded})
 
 
 @pytest.mark.parametrize(
@@ -345,11 +347,11 @@ def test_whose_freed_place_suits_anybody(
     freed: ServerView, others: list[ServerView], *, expected: bool
 ) -> None:
     """That of a server which takes new users; a backup's only while no ordinary one does."""
-    assert expected is (freed.takes_new and not goes_before(freed, [freed, *others]))
+    assert expected is (freed.takes_new and not preferred_servers(freed, [freed, *others]))
 
 
 def test_ordinary_servers_go_before_a_backup() -> None:
     """Those that take new users, full or not; a backup goes before nobody."""
     views = [view(TS1), view(TS2, load=FULL), view(TS3, "down"), view(SPARE), view(SPARE2)]
-    assert [sid("ts1"), sid("ts2")] == goes_before(views[3], views)
-    assert [] == goes_before(views[0], views)
+    assert [sid("ts1"), sid("ts2")] == preferred_servers(views[3], views)
+    assert [] == preferred_servers(views[0], views)

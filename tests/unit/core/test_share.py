@@ -2,9 +2,8 @@
 
 import random
 
-from rdpbalancer.core.dispatch import Dispatcher
+from rdpbalancer.core.dispatch import Dispatcher, Placed
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
-from rdpbalancer.core.route import Route
 from rdpbalancer.core.share import MAX_SOURCES, SHARE, Shares
 from rdpbalancer.model import Endpoint, Key, Method
 from rdpbalancer.stores.memory import MemoryStore
@@ -26,19 +25,18 @@ def farm_with_table(*, max_entries: int) -> tuple[Dispatcher, VirtualService]:
     service = VirtualService(SERVICE, (), (server,), persistence=policy)
     dispatcher = Dispatcher(open_store=lambda _: MemoryStore(max_entries=max_entries), rng=random.Random(0))
     dispatcher.apply(Farm({SERVICE: service}), now=0.0)
-    dispatcher.set_status(server.id, server_status(), now=0.0)
+    dispatcher.servers.set(server.id, server_status(), now=0.0)
     return dispatcher, service
 
 
 def bind(dispatcher: Dispatcher, service: VirtualService, user: str, *, source: str) -> bool:
     """Let a user come as far as the confirm and leave again; return whether there is a binding."""
     key = cookie(user)
-    decision, _ = dispatcher.decide(service, source=source, token=None, key=key, tried=frozenset(), now=1.0)
-    assert isinstance(decision, Route)
-    lease = dispatcher.take(service, decision, key, source=source, now=1.0)
-    assert lease is not None
-    bound = dispatcher.confirm(lease, now=1.0)
-    dispatcher.give_back(lease, now=1.0)
+    placed, _ = dispatcher.place(service, source=source, token=None, key=key, excluded=frozenset(), now=1.0)
+    assert isinstance(placed, Placed)
+    slot = placed.slot
+    bound = dispatcher.bindings.confirm(slot, now=1.0)
+    dispatcher.release(slot, now=1.0)
     return bound
 
 
@@ -94,7 +92,7 @@ def test_a_flood_of_cookies_from_one_source_pushes_nobody_out() -> None:
     bind(dispatcher, service, "alice", source="192.0.2.1")
     made = [bind(dispatcher, service, f"x{number}", source="198.51.100.66") for number in range(1000)]
     assert 31 + 64 // SHARE == sum(made)
-    assert dispatcher.bindings(SERVICE).get(cookie("alice"), now=1.0) is not None
+    assert dispatcher.bindings.of(SERVICE).get(cookie("alice"), now=1.0) is not None
     assert bind(dispatcher, service, "bob", source="192.0.2.2")
     assert bind(dispatcher, service, "x1", source="198.51.100.66"), "a binding that is there is renewed"
-    assert 0 == dispatcher.bindings(SERVICE).evictions
+    assert 0 == dispatcher.bindings.of(SERVICE).evictions

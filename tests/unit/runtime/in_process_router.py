@@ -101,10 +101,10 @@ class InProcessRouter:
 
     def apply(self, *services: VirtualService) -> None:
         """Take services into use, past the watch: no monitor is started. New servers are up."""
-        known = set(self.dispatcher.statuses)
+        known = set(self.dispatcher.servers.statuses)
         self.dispatcher.apply(Farm({service.name: service for service in services}), now=self.now)
-        for server in self.dispatcher.statuses.keys() - known:
-            self.dispatcher.set_status(server, server_status(Health.UP, changed_at=self.now), now=self.now)
+        for server in self.dispatcher.servers.statuses.keys() - known:
+            self.dispatcher.servers.set(server, server_status(Health.UP, changed_at=self.now), now=self.now)
 
     async def verb(self, name: str, **params: Any) -> Any:
         """Carry out a verb of the operator; return its answer as a client has it."""

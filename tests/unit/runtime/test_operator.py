@@ -30,7 +30,9 @@ def router() -> InProcessRouter:
 
 def intents(router: InProcessRouter) -> dict[str, tuple[Intent, bool]]:
     """Return what is wanted of every server, and whether strictly."""
-    return {str(id_): (status.intent, status.strict) for id_, status in router.dispatcher.statuses.items()}
+    return {
+        str(id_): (status.intent, status.strict) for id_, status in router.dispatcher.servers.statuses.items()
+    }
 
 
 # ---- servers ---------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ async def test_a_state_is_taken_and_remembered(router: InProcessRouter) -> None:
     await router.verb("set-state", server="ts2", state="drain", strict=True)
     assert (Intent.DRAIN, True) == intents(router)[f"{SERVICE}/ts2"]
     assert {sid("ts2"): Override(Intent.DRAIN, strict=True, since=WALL)} == router.state.overrides()
-    status = router.dispatcher.statuses[sid("ts2")]
+    status = router.dispatcher.servers.statuses[sid("ts2")]
     assert (router.now, "operator: drain --strict") == (status.changed_at, status.reason)
     (event,) = router.events.recent()
     assert ("operator", "ts2", "drain", True) == tuple(
@@ -113,7 +115,7 @@ async def test_state_and_weight_do_not_undo_each_other(router: InProcessRouter) 
     answer = await router.verb("set-weight", server="ts2", weight=None)
     assert {"servers": [f"{SERVICE}/ts2"], "weight": None} == answer
     assert {sid("ts2"): Override(Intent.HALT, since=WALL)} == router.state.overrides()
-    assert None is router.dispatcher.statuses[sid("ts2")].runtime_weight
+    assert None is router.dispatcher.servers.statuses[sid("ts2")].runtime_weight
 
 
 @pytest.mark.parametrize("weight", [-1, 257])
@@ -130,7 +132,7 @@ async def test_a_weight_may_be_a_share_of_the_configured_one(
     """As HAProxy takes it: of what is configured, not of what an operator said before."""
     await router.verb("set-weight", server="ts2", weight=7)
     await router.verb("set-weight", server="ts2", percent=percent)
-    assert expected == router.dispatcher.statuses[sid("ts2")].runtime_weight
+    assert expected == router.dispatcher.servers.statuses[sid("ts2")].runtime_weight
 
 
 @pytest.mark.parametrize("params", [{"percent": 101}, {"percent": -1}, {"percent": 50, "weight": 50}])
@@ -158,10 +160,10 @@ async def test_what_was_said_is_restored(router: InProcessRouter) -> None:
     again.operator._overrides = router.state
     again.operator.restore([sid("ts2")])
     assert (Intent.DRAIN, False) == intents(again)[f"{SERVICE}/ts2"]
-    assert None is again.dispatcher.statuses[OTHER].runtime_weight
-    again.operator.restore(again.dispatcher.statuses.keys())
-    assert 7 == again.dispatcher.statuses[OTHER].runtime_weight
-    assert "operator: weight 7 (kept over a restart)" == again.dispatcher.statuses[OTHER].reason
+    assert None is again.dispatcher.servers.statuses[OTHER].runtime_weight
+    again.operator.restore(again.dispatcher.servers.statuses.keys())
+    assert 7 == again.dispatcher.servers.statuses[OTHER].runtime_weight
+    assert "operator: weight 7 (kept over a restart)" == again.dispatcher.servers.statuses[OTHER].reason
 
 
 async def test_why_a_server_is_out_is_known_after_a_restart(router: InProcessRouter) -> None:
@@ -169,7 +171,7 @@ async def test_why_a_server_is_out_is_known_after_a_restart(router: InProcessRou
     await router.verb("set-state", server="ts2", state="drain", strict=True, reason="patch night")
     again = InProcessRouter(service_of(["ts1", "ts2"]))
     again.operator._overrides = router.state
-    again.operator.restore(again.dispatcher.statuses.keys())
+    again.operator.restore(again.dispatcher.servers.statuses.keys())
     (row,) = (row for row in again.views.servers() if row.name == "ts2")
     assert "operator: drain --strict: patch night (kept over a restart)" == row.reason
 
@@ -254,13 +256,13 @@ def bindings(router: InProcessRouter, service: str = SERVICE) -> dict[str, tuple
             entry.server,
             None if entry.expires_at is None else entry.expires_at - router.now,
         )
-        for entry in router.dispatcher.bindings(service).entries(now=router.now)
+        for entry in router.dispatcher.bindings.of(service).entries(now=router.now)
     }
 
 
 async def test_an_idle_user_is_moved(router: InProcessRouter) -> None:
     """For the configured time, from now."""
-    router.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=router.now, ttl_s=5)
+    router.dispatcher.bindings.of(SERVICE).move(ALICE, "ts1", now=router.now, ttl_s=5)
     answer = await router.verb("persist-move", key="ALICE", server="ts2")
     assert {"moved": 1, "created": 0, "near": [], "server": "ts2"} == answer
     assert {"alice": ("ts2", 3600.0)} == bindings(router)
@@ -290,7 +292,7 @@ async def test_somebody_new_is_bound_before_the_first_connection(router: InProce
 async def test_a_user_of_two_services_is_moved_where_the_server_is(router: InProcessRouter) -> None:
     """Whole or not at all: the other service has no such server, and keeps its binding."""
     for service in (SERVICE, "gw"):
-        router.dispatcher.bindings(service).move(ALICE, "ts1", now=router.now, ttl_s=5)
+        router.dispatcher.bindings.of(service).move(ALICE, "ts1", now=router.now, ttl_s=5)
     answer = await router.verb("persist-move", key="alice", server="ts2")
     assert (1, 0) == (answer["moved"], answer["created"])
     assert {"alice": ("ts2", 3600.0)} == bindings(router)
@@ -312,7 +314,7 @@ async def test_an_address_is_the_key_that_its_connections_have(
     """Cut to the configured prefix, or as `show persistence` shows it; to move and to delete."""
     router.apply(service_of(["ts1", "ts2"], persistence=PersistencePolicy(ipv4_prefix=24)))
     await router.verb("persist-move", key=named, server="ts2", method="source-ip")
-    (entry,) = router.dispatcher.bindings(SERVICE).entries(now=router.now)
+    (entry,) = router.dispatcher.bindings.of(SERVICE).entries(now=router.now)
     assert (Key(Method.SOURCE_IP, kept), "ts2") == (entry.key, entry.server)
     answer = await router.verb("persist-move", key=named, server="ts1")
     assert (1, 0) == (answer["moved"], answer["created"])
@@ -351,7 +353,7 @@ async def test_what_there_is_not(
     router: InProcessRouter, verb: str, params: dict[str, str], code: str
 ) -> None:
     """Each mistake has its code, and changes nothing."""
-    router.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=router.now, ttl_s=5)
+    router.dispatcher.bindings.of(SERVICE).move(ALICE, "ts1", now=router.now, ttl_s=5)
     with pytest.raises(ConfigurationError) as caught:
         await router.verb(verb, **params)
     assert code == caught.value.code
@@ -361,7 +363,7 @@ async def test_what_there_is_not(
 async def test_a_binding_is_deleted(router: InProcessRouter) -> None:
     """In every service, or in one."""
     for service in (SERVICE, "gw"):
-        router.dispatcher.bindings(service).move(ALICE, "ts1", now=router.now, ttl_s=5)
+        router.dispatcher.bindings.of(service).move(ALICE, "ts1", now=router.now, ttl_s=5)
     assert {"deleted": 1} == await router.verb("persist-delete", key="alice", service="gw")
     assert ({"alice": ("ts1", 5)}, {}) == (bindings(router), bindings(router, "gw"))
     assert {"deleted": 1} == await router.verb("persist-delete", key="alice")

@@ -38,7 +38,7 @@ def check(router: InProcessRouter, *results: bool, detail: str = "why") -> None:
 
 def status(router: InProcessRouter) -> ServerStatus:
     """Return the server's status."""
-    return router.dispatcher.statuses[TS1]
+    return router.dispatcher.servers.statuses[TS1]
 
 
 def count(router: InProcessRouter, name: str, **labels: str) -> float:
@@ -82,7 +82,7 @@ def test_every_check_is_counted() -> None:
 def test_the_first_check_decides() -> None:
     """A new server waits for no row of results."""
     router = house_of()
-    router.dispatcher.set_status(TS1, ServerStatus(), now=router.now)
+    router.dispatcher.servers.set(TS1, ServerStatus(), now=router.now)
     check(router, False)
     assert (Health.DOWN, ["server_down"]) == (status(router).health.health, router.happened())
 
@@ -90,7 +90,7 @@ def test_the_first_check_decides() -> None:
 def test_slow_start_begins_when_a_server_comes_back() -> None:
     """Not at the first check: the whole farm would begin slowly."""
     router = house_of()
-    router.dispatcher.set_status(TS1, ServerStatus(), now=router.now)
+    router.dispatcher.servers.set(TS1, ServerStatus(), now=router.now)
     check(router, True)
     assert None is status(router).ramp_from_at
     check(router, False, False, False)
@@ -185,7 +185,7 @@ def test_a_dial_to_a_server_that_was_removed_meanwhile() -> None:
     router = house_of()
     router.apply(service_of(["ts2"]))
     failed(router)
-    assert TS1 not in router.dispatcher.statuses
+    assert TS1 not in router.dispatcher.servers.statuses
 
 
 def test_the_address_that_has_answered_goes_first() -> None:
@@ -442,7 +442,7 @@ async def test_a_reload_renews_only_what_has_changed(watched: InProcessRouter) -
     """Monitors of servers that stay as they are go on; health history outlives a change of weight."""
     await take(watched, service_of(["ts1", "ts2", "ts3"]))
     before = dict(watched.watch._monitors)
-    watched.dispatcher.set_status(sid("ts2"), server_status(Health.DOWN), now=watched.now)
+    watched.dispatcher.servers.set(sid("ts2"), server_status(Health.DOWN), now=watched.now)
     await take(
         watched,
         service_of(["ts1", local_server("ts2", weight=7, health=HealthPolicy(interval_s=600)), "ts4"]),
@@ -451,7 +451,7 @@ async def test_a_reload_renews_only_what_has_changed(watched: InProcessRouter) -
     assert {"ts1", "ts2", "ts4"} == {id_.name for id_ in after}
     assert before[TS1] is after[TS1]
     assert before[sid("ts2")] is not after[sid("ts2")]
-    assert Health.DOWN is watched.dispatcher.statuses[sid("ts2")].health.health
+    assert Health.DOWN is watched.dispatcher.servers.statuses[sid("ts2")].health.health
 
 
 async def test_a_change_of_send_proxy_renews_the_monitors(watched: InProcessRouter) -> None:
@@ -480,7 +480,7 @@ async def test_a_name_that_does_not_resolve_is_told_and_keeps_its_addresses(watc
     watched.watch._resolved(TS1, ("127.0.0.9", "127.0.0.1"))
     assert ("127.0.0.9", "127.0.0.1") == status(watched).addresses
     watched.watch._resolved(sid("removed"), ("127.0.0.1",))
-    assert sid("removed") not in watched.dispatcher.statuses
+    assert sid("removed") not in watched.dispatcher.servers.statuses
 
 
 async def test_a_name_that_does_not_resolve_is_tried_again_soon(watched: InProcessRouter) -> None:
@@ -516,7 +516,7 @@ async def test_waiting_for_the_first_checks(watched: InProcessRouter) -> None:
     await take(watched, service_of(["ts2"]))
     await watched.watch.checked_once(SERVICE, timeout_s=60)
     watched.apply(service_of([slow, "ts2"]))
-    watched.dispatcher.set_status(TS1, ServerStatus(), now=watched.now)
+    watched.dispatcher.servers.set(TS1, ServerStatus(), now=watched.now)
     await watched.watch.checked_once(SERVICE, timeout_s=0.01)
     assert Health.CHECKING is status(watched).health.health
     check(watched, True)
@@ -532,7 +532,7 @@ async def test_no_service_waits_for_the_first_checks_of_another(watched: InProce
     await wait_until_async(lambda: SERVICE in watched.watch._first_checks, 5, "waiting for farm's")
     check(watched, True)
     await waiting
-    assert Health.CHECKING is watched.dispatcher.statuses[ServerId("other", "ts1")].health.health
+    assert Health.CHECKING is watched.dispatcher.servers.statuses[ServerId("other", "ts1")].health.health
 
 
 async def test_a_service_that_a_reload_removes_is_waited_for_no_longer(watched: InProcessRouter) -> None:

@@ -81,7 +81,7 @@ def test_a_session_has_one_record_and_leaves_nothing(
     assert 0 == len(router.dispatcher.ledger)
     assert 0 == router.dispatcher.ledger.load(sid("ts1"))
     assert 0 == router.admission.places(SERVICE)
-    binding = router.dispatcher.bindings(SERVICE).get(ALICE, now=router.now)
+    binding = router.dispatcher.bindings.of(SERVICE).get(ALICE, now=router.now)
     assert binding is None or binding.expires_at is not None
 
 
@@ -93,7 +93,7 @@ def test_a_session_that_lives_is_in_every_book(router: InProcessRouter) -> None:
     assert (ONE, 7, 10, 20) == (session.facts, session.relay, session.bytes_up, session.bytes_down)
     assert 1 == router.dispatcher.ledger.load(sid("ts1"))
     assert 1 == router.admission.places(SERVICE)
-    binding = router.dispatcher.bindings(SERVICE).get(ALICE, now=router.now)
+    binding = router.dispatcher.bindings.of(SERVICE).get(ALICE, now=router.now)
     assert binding is not None
     assert ("ts1", None) == (binding.server, binding.expires_at)
 
@@ -206,7 +206,7 @@ def test_keys_of_other_methods_are_restored_too(router: InProcessRouter) -> None
     """A source binding is pinned by its sessions like a user's."""
     home = Key(Method.SOURCE_IP, "192.0.2.1")
     router.session("s9", "ts2", key=home)
-    binding = router.dispatcher.bindings(SERVICE).get(home, now=router.now)
+    binding = router.dispatcher.bindings.of(SERVICE).get(home, now=router.now)
     assert binding is not None
     assert ("ts2", None) == (binding.server, binding.expires_at)
 
@@ -220,10 +220,10 @@ def test_a_session_heard_of_while_its_service_is_away_is_pinned_when_it_is_back(
     router.session("s2", "ts1", key=ALICE, service="other")
     router.session("s3", "ts1")
     router.apply(vip, other)
-    bound = router.dispatcher.bindings(SERVICE).get(ALICE, now=router.now)
+    bound = router.dispatcher.bindings.of(SERVICE).get(ALICE, now=router.now)
     assert bound is not None
     assert ("ts2", None) == (bound.server, bound.expires_at)
     router.dispatcher.close("s1", now=router.now)
-    bound = router.dispatcher.bindings(SERVICE).get(ALICE, now=router.now)
+    bound = router.dispatcher.bindings.of(SERVICE).get(ALICE, now=router.now)
     assert bound is not None
     assert bound.expires_at is not None

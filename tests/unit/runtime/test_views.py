@@ -123,7 +123,7 @@ def test_a_server_as_checks_operator_and_agent_have_it(
     router: InProcessRouter, known: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """Health is what is found, state what is wanted; the stricter word counts."""
-    router.dispatcher.set_status(sid("ts1"), server_status(**known), now=router.now)
+    router.dispatcher.servers.set(sid("ts1"), server_status(**known), now=router.now)
     row = server(router)
     assert expected == {name: row[name] for name in expected}
 
@@ -131,7 +131,7 @@ def test_a_server_as_checks_operator_and_agent_have_it(
 def test_slow_start_shows_in_the_effective_weight(router: InProcessRouter) -> None:
     """Half way through, half the weight."""
     router.apply(service_of(["ts1"], slow_start_s=10.0))
-    router.dispatcher.set_status(sid("ts1"), server_status(ramp_from_at=router.now), now=router.now)
+    router.dispatcher.servers.set(sid("ts1"), server_status(ramp_from_at=router.now), now=router.now)
     router.now += 5
     assert (100, 50) == (server(router)["weight"], server(router)["effective_weight"])
 
@@ -140,7 +140,7 @@ def test_an_agent(router: InProcessRouter) -> None:
     """What it last said, and how long ago."""
     router.apply(service_of([local_server("ts1", agent=AgentPolicy())]))
     assert None is server(router)["agent"]["heard_ago"]
-    router.dispatcher.set_status(
+    router.dispatcher.servers.set(
         sid("ts1"),
         server_status(agent={"percent": 40, "heard_at": router.now - 1.5, "reason": "busy", "failures": 2}),
         now=router.now,
@@ -156,21 +156,21 @@ def test_an_agent(router: InProcessRouter) -> None:
         "stale": False,
         "failures": 2,
     } == server(router)["agent"]
-    router.dispatcher.set_status(sid("ts1"), server_status(agent={"weight": 90}), now=router.now)
+    router.dispatcher.servers.set(sid("ts1"), server_status(agent={"weight": 90}), now=router.now)
     assert (None, 90) == (server(router)["agent"]["percent"], server(router)["agent"]["weight"])
 
 
 def test_who_waits_is_shown(router: InProcessRouter) -> None:
     """In all, and for the very server."""
-    router.dispatcher.wait(SERVICE, sid("ts1"), lambda _: None, ticket=None)
-    router.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
+    router.dispatcher.queues.join(SERVICE, sid("ts1"), lambda _: None, ticket=None)
+    router.dispatcher.queues.join(SERVICE, None, lambda _: None, ticket=None)
     assert (1, 0) == (server(router)["queue"], server(router, "ts2")["queue"])
     assert [2, 0] == [row["queue"] for row in router.services()]
 
 
 def test_services(router: InProcessRouter) -> None:
     """Usable is what takes a new user; where it listens is as it was bound."""
-    router.dispatcher.set_status(sid("ts2"), server_status(intent=Intent.DRAIN), now=router.now)
+    router.dispatcher.servers.set(sid("ts2"), server_status(intent=Intent.DRAIN), now=router.now)
     views = Views(
         router.dispatcher,
         clock=router.clock,
@@ -274,11 +274,11 @@ async def test_what_is_not_there_is_refused(
     router: InProcessRouter, verb: str, params: dict[str, Any], code: str
 ) -> None:
     """An empty table, or "0 sessions ended", would read as "there are none": a typing mistake is neither."""
-    before = dict(router.dispatcher.statuses)
+    before = dict(router.dispatcher.servers.statuses)
     with pytest.raises(ConfigurationError) as caught:
         await router.verb(verb, **params)
     assert code == caught.value.code
-    assert (before, []) == (router.dispatcher.statuses, router.kicked)
+    assert (before, []) == (router.dispatcher.servers.statuses, router.kicked)
 
 
 async def test_what_is_left_of_a_removed_server_is_found(router: InProcessRouter) -> None:
@@ -305,11 +305,11 @@ async def test_events_by_level_and_since(router: InProcessRouter) -> None:
 
 async def test_bindings(router: InProcessRouter) -> None:
     """In use, ageing and claimed, of one service or of all, in order."""
-    bindings = router.dispatcher.bindings(SERVICE)
+    bindings = router.dispatcher.bindings.of(SERVICE)
     bert, home = Key(Method.RDP_COOKIE, "bert"), Key(Method.SOURCE_IP, "192.0.2.1")
     bindings.move(bert, "ts2", now=router.now, ttl_s=60.04)
     bindings.claim(home, "ts1", now=router.now, hold_s=15)
-    router.dispatcher.bindings("gw").move(bert, "gw1", now=router.now, ttl_s=None)
+    router.dispatcher.bindings.of("gw").move(bert, "gw1", now=router.now, ttl_s=None)
     rows = [
         (row["service"], row["method"], row["key"], row["server"], row["expires_in"], row["sessions"])
         for row in await router.rows("persistence")
@@ -341,7 +341,7 @@ async def test_bindings_are_found_by_what_they_are(
     router: InProcessRouter, which: dict[str, str], expected: list[str]
 ) -> None:
     """Who is bound to the server that is being drained? By server, a part of the key, and method."""
-    bindings = router.dispatcher.bindings(SERVICE)
+    bindings = router.dispatcher.bindings.of(SERVICE)
     bindings.move(Key(Method.RDP_COOKIE, "bert"), "ts2", now=router.now, ttl_s=60)
     bindings.claim(Key(Method.SOURCE_IP, "192.0.2.1"), "ts1", now=router.now, hold_s=15)
     assert expected == [row["key"] for row in await router.rows("persistence", **which)]
@@ -352,7 +352,7 @@ async def test_who_waits(router: InProcessRouter) -> None:
     since = router.now
     for number, server in enumerate((None, sid("ts2"))):
         who = QueuedClient(f"192.0.2.{number}:5000", None if number else "alice", since + number)
-        router.dispatcher.wait(SERVICE, server, lambda _: None, ticket=None, client=who)
+        router.dispatcher.queues.join(SERVICE, server, lambda _: None, ticket=None, client=who)
     router.now += 10
     first, second = await router.rows("queue")
     assert abs(time.time() - 10 - first.pop("since")) < 5
@@ -371,11 +371,11 @@ def test_servers_of_one_service(router: InProcessRouter) -> None:
 def test_a_scrape(router: InProcessRouter) -> None:
     """The gauges, from the same state."""
     router.apply(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
-    router.dispatcher.set_status(
+    router.dispatcher.servers.set(
         sid("ts1"), server_status(runtime_weight=80, agent={"percent": 50, "heard_at": 1.0}), now=router.now
     )
-    router.dispatcher.set_status(sid("ts2"), server_status(Health.DOWN), now=router.now)
-    router.dispatcher.wait(SERVICE, None, lambda _: None, ticket=None)
+    router.dispatcher.servers.set(sid("ts2"), server_status(Health.DOWN), now=router.now)
+    router.dispatcher.queues.join(SERVICE, None, lambda _: None, ticket=None)
     snapshot = router.views.snapshot(relays={7: 1}, half_open=4)
     assert (
         ServerGauges(sid("ts1"), up=True, state=Intent.ONLINE, sessions=1, weight=80, effective_weight=40,

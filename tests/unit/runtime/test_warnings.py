@@ -140,12 +140,12 @@ def test_a_service_that_nobody_can_use() -> None:
         return [row.code for row in warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)]
 
     assert [] == codes()
-    router.dispatcher.set_status(sid("ts1"), server_status(Health.DOWN), now=router.now)
+    router.dispatcher.servers.set(sid("ts1"), server_status(Health.DOWN), now=router.now)
     assert [] == codes()
-    router.dispatcher.set_status(sid("ts2"), server_status(Health.CHECKING), now=router.now)
+    router.dispatcher.servers.set(sid("ts2"), server_status(Health.CHECKING), now=router.now)
     assert [] == codes()
     down = server_status(Health.DOWN, changed_at=router.now - 30)
-    router.dispatcher.set_status(sid("ts2"), down, now=router.now)
+    router.dispatcher.servers.set(sid("ts2"), down, now=router.now)
     (row,) = warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)
     assert ("no-servers", BEGAN - 30) == (row.code, row.since)
 
@@ -162,13 +162,13 @@ def test_a_service_that_nobody_can_use() -> None:
 def test_an_agent_that_disagrees(agent: dict[str, Any], expected: str | None) -> None:
     """The operator says online; whoever looks for the missing server reads who keeps it away."""
     router = InProcessRouter(service_of([local_server("ts1", agent=AgentPolicy()), "ts2"]))
-    router.dispatcher.set_status(sid("ts1"), server_status(agent=agent), now=router.now)
+    router.dispatcher.servers.set(sid("ts1"), server_status(agent=agent), now=router.now)
     rows = warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)
     assert (1 if expected else 0) == len(rows)
     if expected:
         assert "agent-disagrees" == rows[0].code
         assert f"{SERVICE}/ts1: {expected}" in rows[0].text
-    router.dispatcher.set_status(sid("ts1"), server_status(intent=Intent.DRAIN, agent=agent), now=router.now)
+    router.dispatcher.servers.set(sid("ts1"), server_status(intent=Intent.DRAIN, agent=agent), now=router.now)
     assert [] == warnings.of_farm(router.dispatcher, now=router.now, wall=BEGAN)
 
 

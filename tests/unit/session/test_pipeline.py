@@ -187,7 +187,7 @@ async def test_a_desktop_that_was_confirmed_stays_bound(way: Way) -> None:
     """The server had answered: the user's desktop may be there, whatever became of the connection."""
     client = await way.up_to_the_relay()
     way.sessions.give_up()
-    binding = way.balancer.dispatcher.bindings(SERVICE).get(ALICE, now=way.sessions._clock())
+    binding = way.balancer.dispatcher.bindings.of(SERVICE).get(ALICE, now=way.sessions._clock())
     assert binding is not None
     assert "ts1" == binding.server
     assert binding.expires_at is not None  # its time has begun
@@ -198,13 +198,12 @@ async def test_a_server_that_a_reload_has_removed_is_not_dialled(way: Way) -> No
     """Chosen a moment ago, configured no more: another one is tried; that is no defect of ours."""
     service = way.service
     go = Route(sid("ts1"), Reason.SCHEDULED)
-    lease = way.balancer.dispatcher.take(service, go, None, now=way.balancer.now)
-    assert lease is not None
+    slot = way.balancer.dispatcher.ledger.reserve(go.server, None)
     way.balancer.apply(service_of(["ts2"]))
     client, ours = socket.socketpair()
     with client, ours:
         conn = Connection(service, ours, Endpoint("192.0.2.1", 1), AdmissionSlot(SERVICE), 0.0)
         with pytest.raises(ServerError, match="not configured any more") as caught:
-            await stepped(way.sessions._dial(conn, lease, go))
+            await stepped(way.sessions._dial(conn, slot, go))
         assert "removed" == caught.value.code
-    way.balancer.dispatcher.give_back(lease, now=way.balancer.now)
+    way.balancer.dispatcher.release(slot, now=way.balancer.now)

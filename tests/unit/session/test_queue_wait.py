@@ -16,8 +16,8 @@ from rdpbalancer.model import Endpoint, Health, ServerId
 from rdpbalancer.session.connection import Connection
 from rdpbalancer.session.queue_wait import QueueWait
 from tests.support.steps import Stepped
+from tests.unit.core.dispatch_fixture import DispatchFixture
 from tests.unit.core.farms import SERVICE, real_server, sid
-from tests.unit.dispatch.scene import Scene
 
 PATIENCE_S = 5.0
 
@@ -27,7 +27,9 @@ class Queue:
 
     def __init__(self, *, queue_s: float = 60.0) -> None:
         self.loop = asyncio.get_running_loop()
-        self.scene = Scene(real_server("ts1", max_connections=1), timeouts=Timeouts(queue_s=queue_s))
+        self.scene = DispatchFixture(
+            real_server("ts1", max_connections=1), timeouts=Timeouts(queue_s=queue_s)
+        )
         self.scene.now = self.loop.time()
         self.session = self.scene.login()
         self.ends: list[socket.socket] = []
@@ -53,7 +55,7 @@ class Queue:
     @property
     def length(self) -> int:
         """How many wait."""
-        return self.scene.dispatcher.queue_length(SERVICE)
+        return self.scene.dispatcher.queues.length(SERVICE)
 
 
 @pytest.fixture
@@ -79,9 +81,9 @@ async def test_a_place_comes_free(queue: Queue) -> None:
     steps = begun(queue, queue.turn(conn))
     queue.free_the_place()
     async with asyncio.timeout(PATIENCE_S):
-        lease = await steps
-    assert lease is not None
-    assert (sid("ts1"), True, 1) == (lease.server, lease.held, queue.scene.load("ts1"))
+        slot = await steps
+    assert slot is not None
+    assert (sid("ts1"), True, 1) == (slot.server, slot.held, queue.scene.load("ts1"))
     assert 0 == queue.length
     assert conn.queued_s > 0
 
@@ -97,9 +99,9 @@ async def test_a_turn_for_one_server(queue: Queue) -> None:
     queue.scene.close(other)
     queue.free_the_place()
     async with asyncio.timeout(PATIENCE_S):
-        lease = await steps
-    assert lease is not None
-    assert sid("ts1") == lease.server
+        slot = await steps
+    assert slot is not None
+    assert sid("ts1") == slot.server
 
 
 async def test_looking_again_keeps_the_ticket_and_the_deadline(queue: Queue) -> None:
@@ -197,14 +199,14 @@ async def test_what_happens_in_one_moment(queue: Queue, order: Sequence[Step]) -
         step(queue, turn, steps, client)
     async with asyncio.timeout(PATIENCE_S):
         (outcome,) = await asyncio.gather(steps, return_exceptions=True)
-    held = [lease for lease in (outcome, *behind.granted) if isinstance(lease, ServerSlot)]
+    held = [slot for slot in (outcome, *behind.granted) if isinstance(slot, ServerSlot)]
     expected = 1 if grant in order else 0
     told_to_look = None in behind.granted
     assert (expected if not told_to_look else len(held)) == len(held)
-    assert all(lease.held for lease in held)
+    assert all(slot.held for slot in held)
     sessions = 0 if grant in order else 1
     assert len(held) + sessions == queue.scene.load("ts1")
-    assert len(held) == queue.scene.dispatcher.ledger.leases
+    assert len(held) == queue.scene.dispatcher.ledger.reserved
     waiting = [caller for caller in (behind,) if not caller.granted]
     assert len(waiting) == queue.length
     if waiting and grant in order:

@@ -5,25 +5,25 @@ import pytest
 from rdpbalancer.core.route import Enqueue, Reject
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Health, Intent, Key, Method, Reason
+from tests.unit.core.dispatch_fixture import Caller, DispatchFixture, chosen, policy
 from tests.unit.core.farms import ALICE, SERVICE, real_server, server_status, sid, virtual_service
-from tests.unit.dispatch.scene import Caller, Scene, chosen, policy
 
 BERT = Key(Method.RDP_COOKIE, "bert")
 
 
-def small(name: str, places: int = 1, **configured: object) -> Scene:
+def small(name: str, places: int = 1, **configured: object) -> DispatchFixture:
     """Return a scene of one server with few places."""
-    return Scene(real_server(name, max_connections=places), **configured)
+    return DispatchFixture(real_server(name, max_connections=places), **configured)
 
 
-def pair(**configured: object) -> Scene:
+def pair(**configured: object) -> DispatchFixture:
     """Return a scene of two servers with a place each."""
-    return Scene(*(real_server(name, max_connections=1) for name in ("ts1", "ts2")), **configured)
+    return DispatchFixture(*(real_server(name, max_connections=1) for name in ("ts1", "ts2")), **configured)
 
 
 def test_a_place_is_taken_when_it_is_chosen() -> None:
     """A burst of logins sees what the others have reserved, and spreads."""
-    scene = Scene("ts1", "ts2")
+    scene = DispatchFixture("ts1", "ts2")
     assert ["ts1", "ts2", "ts1", "ts2"] == [chosen(scene.come()) for _ in range(4)]
     assert (2, 2) == (scene.load("ts1"), scene.load("ts2"))
 
@@ -34,7 +34,7 @@ def test_who_finds_no_place_waits_and_is_served_first_come_first_served() -> Non
     session = scene.login()
     first, second = scene.come(), scene.come()
     assert [Enqueue(None), Enqueue(None)] == [first.wanted, second.wanted]
-    assert 2 == scene.dispatcher.queue_length(SERVICE)
+    assert 2 == scene.dispatcher.queues.length(SERVICE)
     scene.close(session)
     assert (1, 0) == (len(first.granted), len(second.granted))
     scene.wake(first)
@@ -42,7 +42,7 @@ def test_who_finds_no_place_waits_and_is_served_first_come_first_served() -> Non
     scene.give_back(first)
     scene.wake(second)
     assert "ts1" == chosen(second)
-    assert 0 == scene.dispatcher.queue_length(SERVICE)
+    assert 0 == scene.dispatcher.queues.length(SERVICE)
 
 
 def test_a_granted_place_is_reserved_at_once() -> None:
@@ -63,7 +63,7 @@ def test_a_user_waits_for_the_server_with_the_desktop() -> None:
     scene.login()
     alice, other = scene.come(key=ALICE), scene.come()
     assert (Enqueue(sid("ts1")), Enqueue(None)) == (alice.wanted, other.wanted)
-    assert (1, 0) == tuple(scene.dispatcher.queue_length(SERVICE, sid(name)) for name in ("ts1", "ts2"))
+    assert (1, 0) == tuple(scene.dispatcher.queues.length(SERVICE, sid(name)) for name in ("ts1", "ts2"))
     scene.close("s2")
     assert (0, 1) == (len(alice.granted), len(other.granted))
     scene.close("s1")
@@ -75,7 +75,7 @@ def test_a_user_waits_for_the_server_with_the_desktop() -> None:
 def test_a_token_waits_for_its_server() -> None:
     """The broker has said which server; its user is served there and nowhere else, and binds no key."""
     ts1 = real_server("ts1", max_connections=1)
-    scene = Scene(ts1, "ts2")
+    scene = DispatchFixture(ts1, "ts2")
     session = scene.login(token=ts1.address)
     caller = scene.come(token=ts1.address, key=ALICE)
     assert Enqueue(sid("ts1")) == caller.wanted
@@ -126,13 +126,13 @@ def test_a_place_elsewhere_is_given_back_when_the_key_was_bound_meanwhile() -> N
 def test_two_who_cannot_have_their_own_server_do_not_pass_a_place_round(*, wait_when_full: bool) -> None:
     """A place elsewhere is kept by whoever gets it, or two users would hand it to each other for ever."""
     servers = [real_server("ts1", max_connections=2), real_server("ts2", max_connections=1)]
-    scene = Scene(*servers, persistence=policy(wait_when_full=wait_when_full))
+    scene = DispatchFixture(*servers, persistence=policy(wait_when_full=wait_when_full))
     for key in (ALICE, BERT):
-        scene.dispatcher.bindings(SERVICE).move(key, "ts1", now=0, ttl_s=None)
+        scene.dispatcher.bindings.of(SERVICE).move(key, "ts1", now=0, ttl_s=None)
         scene.login(key)
     session = scene.login()
-    tried = frozenset([sid("ts1")]) if wait_when_full else frozenset()
-    callers = [scene.come(key=key, tried=tried) for key in (ALICE, BERT)]
+    excluded = frozenset([sid("ts1")]) if wait_when_full else frozenset()
+    callers = [scene.come(key=key, excluded=excluded) for key in (ALICE, BERT)]
     assert [Enqueue(None), Enqueue(None)] == [caller.wanted for caller in callers]
     scene.close(session)
     scene.wake_all(callers)
@@ -171,7 +171,9 @@ def test_a_server_that_failed_the_connection_does_not_serve_its_wait() -> None:
 
 def test_a_backup_server_serves_those_who_wait_only_as_the_last_resort() -> None:
     """Its free places stay free while an ordinary server is usable, and are used when none is."""
-    scene = Scene(real_server("ts1", max_connections=1), real_server("sorry", max_connections=1, backup=True))
+    scene = DispatchFixture(
+        real_server("ts1", max_connections=1), real_server("sorry", max_connections=1, backup=True)
+    )
     scene.login()
     caller = scene.come()
     assert Enqueue(None) == caller.wanted
@@ -186,8 +188,8 @@ def test_leaving_the_queue_gives_up_the_turn() -> None:
     session = scene.login()
     first, second = scene.come(), scene.come()
     assert first.waiter is not None
-    scene.dispatcher.leave(SERVICE, first.waiter)
-    scene.dispatcher.leave(SERVICE, first.waiter)
+    scene.dispatcher.queues.leave(SERVICE, first.waiter)
+    scene.dispatcher.queues.leave(SERVICE, first.waiter)
     scene.close(session)
     assert ([], 1) == (first.granted, len(second.granted))
 
@@ -233,7 +235,7 @@ def test_a_status_that_says_nothing_new_wakes_nobody() -> None:
     scene.login()
     caller = scene.come()
     scene.status("ts1", agent={"percent": 50, "heard_at": 12.0})
-    scene.dispatcher.note_status(sid("ts1"), server_status(reason="in words"))
+    scene.dispatcher.servers.set(sid("ts1"), server_status(reason="in words"), now=scene.now)
     assert [] == caller.granted
 
 
@@ -249,7 +251,7 @@ def test_who_waits_in_vain_is_told_to_look_again() -> None:
 
 def test_a_strict_drain_sends_bound_users_who_wait_elsewhere() -> None:
     """And a plain one keeps them waiting for their desktop."""
-    scene = Scene(real_server("ts1", max_connections=1), "ts2")
+    scene = DispatchFixture(real_server("ts1", max_connections=1), "ts2")
     scene.login(ALICE)
     caller = scene.come(key=ALICE)
     scene.status("ts1", intent=Intent.DRAIN)
@@ -272,13 +274,13 @@ def test_places_of_a_draining_server_are_for_its_own_users() -> None:
 
 def test_a_removed_server_is_forgotten() -> None:
     """Its status, its credit in round robin, its waiters; its sessions go on and are counted."""
-    scene = Scene(real_server("ts1", max_connections=1), "ts2", scheduler="weighted-round-robin")
-    scene.dispatcher.bindings(SERVICE).move(ALICE, "ts1", now=0, ttl_s=None)
+    scene = DispatchFixture(real_server("ts1", max_connections=1), "ts2", scheduler="weighted-round-robin")
+    scene.dispatcher.bindings.of(SERVICE).move(ALICE, "ts1", now=0, ttl_s=None)
     session = scene.login()
     caller = scene.come(key=ALICE)
     assert Enqueue(sid("ts1")) == caller.wanted
     scene.configure("ts3", scheduler="weighted-round-robin")
-    assert {sid("ts3")} == set(scene.dispatcher.statuses)
+    assert {sid("ts3")} == set(scene.dispatcher.servers.statuses)
     scene.wake(caller)
     assert "ts3" == chosen(caller)
     scene.close(session)
@@ -307,9 +309,9 @@ def test_a_removed_service_sends_its_waiters_away() -> None:
     callers = [scene.come(), scene.come()]
     scene.apply()
     assert [[None], [None]] == [caller.granted for caller in callers]
-    assert Reject("service-removed") == scene.decide(callers[0])
+    assert scene.current(callers[0]) is None
     assert callers[1].waiter is not None
-    scene.dispatcher.leave(SERVICE, callers[1].waiter)
+    scene.dispatcher.queues.leave(SERVICE, callers[1].waiter)
     scene.close(session)
     assert 0 == scene.load("ts1")
 
@@ -325,9 +327,9 @@ def test_who_waits_again_when_a_service_is_back_takes_nobody_s_place_in_the_line
     scene.status("ts1")
     late = scene.come()
     scene.wake(early)
-    assert 2 == scene.dispatcher.queue_length(SERVICE)
+    assert 2 == scene.dispatcher.queues.length(SERVICE)
     scene.close(session)
-    assert ([True], []) == ([lease is not None for lease in early.granted], late.granted)
+    assert ([True], []) == ([slot is not None for slot in early.granted], late.granted)
 
 
 def test_a_place_granted_just_before_its_service_went_is_given_back() -> None:
@@ -339,7 +341,7 @@ def test_a_place_granted_just_before_its_service_went_is_given_back() -> None:
     scene.apply()
     scene.wake(caller)
     assert (None, None) == (caller.go, caller.wanted)
-    assert (0, 0) == (scene.load("ts1"), scene.dispatcher.ledger.leases)
+    assert (0, 0) == (scene.load("ts1"), scene.dispatcher.ledger.reserved)
 
 
 def test_a_connection_that_waited_over_a_reload_is_decided_by_the_new_farm() -> None:
@@ -358,13 +360,13 @@ def test_a_connection_that_waited_over_a_reload_is_decided_by_the_new_farm() -> 
 
 def test_services_do_not_share_places_or_names() -> None:
     """Two services may have a server of the same name: they are two servers."""
-    scene = Scene()
+    scene = DispatchFixture()
     one = virtual_service(real_server("ts1", max_connections=1))
     other_id = sid("ts1")._replace(service="other")
     other = virtual_service(real_server("ts1", id=other_id, max_connections=1), name="other")
     scene.apply(one, other)
     for server in (sid("ts1"), other_id):
-        scene.dispatcher.set_status(server, server_status(), now=0)
+        scene.dispatcher.servers.set(server, server_status(), now=0)
     assert "ts1" == chosen(scene.come(Caller(service=one)))
     assert Enqueue(None) == scene.come(Caller(service=one)).wanted
     assert "ts1" == chosen(scene.come(Caller(service=other)))
@@ -372,11 +374,11 @@ def test_services_do_not_share_places_or_names() -> None:
 
 def test_slow_start_is_seen_in_every_decision() -> None:
     """The weight rises between decisions, without any other change of the farm."""
-    scene = Scene("ts1", "ts2", slow_start_s=100.0)
+    scene = DispatchFixture("ts1", "ts2", slow_start_s=100.0)
     scene.status("ts2", server_status(ramp_from_at=0.0))
 
     def weights() -> list[float]:
-        return [view.weight for view in scene.dispatcher.views(scene.service, now=scene.now)]
+        return [view.weight for view in scene.dispatcher.servers.views(scene.service, now=scene.now)]
 
     assert [100, 1] == weights()
     scene.now = 50.0

@@ -11,7 +11,7 @@ from collections import defaultdict
 from rdpbalancer.model import Key, Method, ServerId
 
 
-class Burdens:
+class SchedulerLoads:
     """Counts what each server carries."""
 
     def __init__(self) -> None:

@@ -6,8 +6,8 @@ from rdpbalancer.core.farm import PersistencePolicy
 from rdpbalancer.core.route import Enqueue, Route
 from rdpbalancer.core.status import emptying
 from rdpbalancer.model import Key, Method, Reason, ServerId
+from tests.unit.core.dispatch_fixture import Caller, DispatchFixture, chosen, policy
 from tests.unit.core.farms import SERVICE, facts, real_server, server_status, sid
-from tests.unit.dispatch.scene import Caller, Scene, chosen, policy
 
 TS1 = sid("ts1")
 
@@ -17,13 +17,13 @@ def cookie(user: str) -> Key:
     return Key(Method.RDP_COOKIE, user)
 
 
-def threshold(most: int = 3, least: int = 1, name: str = "ts1") -> Scene:
+def threshold(most: int = 3, least: int = 1, name: str = "ts1") -> DispatchFixture:
     """Return a farm whose first server is filled first."""
     servers = [real_server(name, max_connections=most, min_connections=least), real_server("ts2")]
-    return Scene(*servers, scheduler="first-available", persistence=policy())
+    return DispatchFixture(*servers, scheduler="first-available", persistence=policy())
 
 
-def filled(scene: Scene, count: int = 3) -> list[str]:
+def filled(scene: DispatchFixture, count: int = 3) -> list[str]:
     """Log so many users in; return their sessions."""
     return [scene.login(cookie(f"user{number}")) for number in range(count)]
 
@@ -58,10 +58,10 @@ def test_new_users_stay_away_until_it_has_fallen_to_it() -> None:
     assert "ts2" == chosen(scene.come(key=cookie("new1")))
     for session in sessions[:1]:
         scene.close(session)
-    assert scene.dispatcher.is_emptying(TS1)
+    assert scene.dispatcher.servers.is_emptying(TS1)
     assert "ts2" == chosen(scene.come(key=cookie("new2")))
     scene.close(sessions[1])
-    assert not scene.dispatcher.is_emptying(TS1)
+    assert not scene.dispatcher.servers.is_emptying(TS1)
     assert ["ts1", "ts1"] == [chosen(scene.come(key=cookie(f"again{number}"))) for number in range(2)]
     assert "ts2" == chosen(scene.come(key=cookie("new3")))
 
@@ -91,7 +91,7 @@ def test_logins_on_their_way_fill_no_server() -> None:
 def test_who_waits_is_let_in_when_it_opens_again() -> None:
     """All of them at once, as far as there are places, in their order; a bound user at the first one."""
     server = real_server("ts1", max_connections=3, min_connections=1)
-    scene = Scene(server, persistence=PersistencePolicy())
+    scene = DispatchFixture(server, persistence=PersistencePolicy())
     sessions = filled(scene)
     waiting = [scene.come(key=cookie(f"new{number}")) for number in range(3)]
     bound = scene.come(key=cookie("user0"))
@@ -112,7 +112,7 @@ def test_a_backup_is_no_way_out() -> None:
         real_server("ts1", max_connections=2, min_connections=1),
         real_server("sorry", backup=True),
     ]
-    scene = Scene(*servers)
+    scene = DispatchFixture(*servers)
     filled(scene, 2)
     assert Enqueue(None) == scene.decide(Caller(key=cookie("new")))
 
@@ -123,15 +123,15 @@ def test_a_larger_maximum_ends_it_and_a_smaller_one_does_not() -> None:
     sessions = filled(scene)
     scene.close(sessions[0])
     scene.configure(real_server("ts1", max_connections=3, min_connections=1), "ts2")
-    assert scene.dispatcher.is_emptying(TS1)
+    assert scene.dispatcher.servers.is_emptying(TS1)
     scene.configure(real_server("ts1", max_connections=4, min_connections=1), "ts2")
-    assert not scene.dispatcher.is_emptying(TS1)
+    assert not scene.dispatcher.servers.is_emptying(TS1)
     scene.configure(real_server("ts1", max_connections=2, min_connections=1), "ts2")
-    assert scene.dispatcher.is_emptying(TS1)
+    assert scene.dispatcher.servers.is_emptying(TS1)
     scene.configure(real_server("ts1", max_connections=2, min_connections=0), "ts2")
-    assert not scene.dispatcher.is_emptying(TS1)
+    assert not scene.dispatcher.servers.is_emptying(TS1)
     scene.configure("ts2")
-    assert not scene.dispatcher.is_emptying(TS1)
+    assert not scene.dispatcher.servers.is_emptying(TS1)
 
 
 def test_the_agents_maximum_counts() -> None:
@@ -139,11 +139,11 @@ def test_the_agents_maximum_counts() -> None:
     scene = threshold(most=10)
     filled(scene)
     scene.status("ts1", agent={"max_connections": 3})
-    assert scene.dispatcher.is_emptying(TS1)
+    assert scene.dispatcher.servers.is_emptying(TS1)
     scene.status("ts1", agent={"max_connections": 4})
-    assert scene.dispatcher.is_emptying(TS1)
+    assert scene.dispatcher.servers.is_emptying(TS1)
     scene.status("ts1", agent={"max_connections": 0})
-    assert not scene.dispatcher.is_emptying(TS1)
+    assert not scene.dispatcher.servers.is_emptying(TS1)
 
 
 def test_a_full_server_is_full_for_the_next_router_too() -> None:
@@ -151,5 +151,5 @@ def test_a_full_server_is_full_for_the_next_router_too() -> None:
     scene = threshold(most=2)
     for number in range(2):
         session = facts(f"old{number}", "ts1", key=cookie(f"user{number}"))
-        scene.dispatcher.restore(session, relay=7, place=None, now=0)
-    assert scene.dispatcher.is_emptying(ServerId(SERVICE, "ts1"))
+        scene.dispatcher.restore(session, relay=7, admission_slot=None, now=0)
+    assert scene.dispatcher.servers.is_emptying(ServerId(SERVICE, "ts1"))

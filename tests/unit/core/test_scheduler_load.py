@@ -1,6 +1,6 @@
 """What a server carries, as the schedulers count it."""
 
-from rdpbalancer.core.burden import Burdens
+from rdpbalancer.core.scheduler_load import SchedulerLoads
 from rdpbalancer.model import Key, Method
 from tests.unit.core.farms import sid
 
@@ -11,10 +11,10 @@ OFFICE = Key(Method.SOURCE_IP, "192.0.2.1")
 
 def carried(*connections: tuple[Key | None, str]) -> int:
     """Return what TS1 carries with these connections."""
-    burdens = Burdens()
+    loads = SchedulerLoads()
     for key, source in connections:
-        burdens.add(TS1, key, source)
-    return burdens.of(TS1)
+        loads.add(TS1, key, source)
+    return loads.of(TS1)
 
 
 def test_one_users_connections_from_one_address_count_once() -> None:
@@ -37,14 +37,14 @@ def test_connections_without_a_key_count_each() -> None:
 
 
 def test_a_user_counts_until_the_last_connection_has_gone() -> None:
-    burdens = Burdens()
+    loads = SchedulerLoads()
     for _ in range(3):
-        burdens.add(TS1, ALICE, "192.0.2.1")
-    burdens.add(TS2, ALICE, "192.0.2.1")
+        loads.add(TS1, ALICE, "192.0.2.1")
+    loads.add(TS2, ALICE, "192.0.2.1")
     for _ in range(2):
-        burdens.remove(TS1, ALICE, "192.0.2.1")
-        assert 1 == burdens.of(TS1)
-    burdens.remove(TS1, ALICE, "192.0.2.1")
-    assert (0, 1) == (burdens.of(TS1), burdens.of(TS2))
-    burdens.remove(TS2, ALICE, "192.0.2.1")
-    assert not burdens
+        loads.remove(TS1, ALICE, "192.0.2.1")
+        assert 1 == loads.of(TS1)
+    loads.remove(TS1, ALICE, "192.0.2.1")
+    assert (0, 1) == (loads.of(TS1), loads.of(TS2))
+    loads.remove(TS2, ALICE, "192.0.2.1")
+    assert not loads

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from rdpbalancer.core.dispatch import Dispatcher, Token
+from rdpbalancer.core.dispatch import Dispatcher, Placed, Token
 from rdpbalancer.core.farm import Farm, PersistencePolicy, RealServer, VirtualService
 from rdpbalancer.core.ledger import ServerSlot
-from rdpbalancer.core.persistence import Binding
+from rdpbalancer.core.persistence import Binding, Store
 from rdpbalancer.core.queue import Waiter
-from rdpbalancer.core.route import Decision, Enqueue, Route
+from rdpbalancer.core.route import Decision, Enqueue, Reject, Route
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Key, ServerId
 from rdpbalancer.stores.sqlite import Database
@@ -27,9 +27,9 @@ class Caller:
     key: Key | None = None
     token: Token | None = None
     source: str = "192.0.2.1"
-    tried: frozenset[ServerId] = frozenset()
+    excluded: frozenset[ServerId] = frozenset()
     service: VirtualService | None = None
-    lease: ServerSlot | None = None
+    slot: ServerSlot | None = None
     go: Route | None = None
     wanted: Enqueue | None = None
     waiter: Waiter | None = None
@@ -37,28 +37,27 @@ class Caller:
     granted: list[ServerSlot | None] = field(default_factory=list)
 
 
-class Scene:
+class DispatchFixture:
     """One virtual service, all of whose servers are up, and the verbs of a connection's life."""
 
     def __init__(self, *servers: str | RealServer, **configured: Any) -> None:
         # Kept beside the dispatcher, as the state file is: a service that comes back finds its bindings.
         self.state = Database()
-        self.dispatcher = Dispatcher(
-            open_store=lambda service: self.state.bindings(
-                service.name, max_entries=service.persistence.max_entries
-            ),
-            rng=Dice(0.5),
-        )
+        self.dispatcher = Dispatcher(open_store=self.open_store, rng=Dice(0.5))
         self.now = 0.0
         self._sessions = 0
         self.configure(*servers, **configured)
+
+    def open_store(self, service: VirtualService) -> Store:
+        """Return the bindings of a service."""
+        return self.state.bindings(service.name, max_entries=service.persistence.max_entries)
 
     # ---- the farm ----------------------------------------------------------------------------------
 
     def configure(self, *servers: str | RealServer, **configured: Any) -> VirtualService:
         """Apply a farm of one service; servers that are new come up at once."""
         made = [real_server(server) if isinstance(server, str) else server for server in servers]
-        known = set(self.dispatcher.statuses)
+        known = set(self.dispatcher.servers.statuses)
         service = virtual_service(*made, **configured)
         self.apply(service)
         for server in made:
@@ -77,34 +76,44 @@ class Scene:
 
     def status(self, server: str, status: ServerStatus | None = None, **known: Any) -> None:
         """Set a server's status: up and online unless told otherwise."""
-        self.dispatcher.set_status(sid(server), status or server_status(**known), now=self.now)
+        self.dispatcher.servers.set(sid(server), status or server_status(**known), now=self.now)
 
     # ---- a connection's way ------------------------------------------------------------------------
 
-    def decide(self, caller: Caller) -> Decision:
-        """Ask where a connection goes."""
-        if caller.service is None:
-            caller.service = self.service
-        return self.dispatcher.decide(
-            caller.service,
+    def current(self, caller: Caller) -> VirtualService | None:
+        """Return a connection's service as it is configured now; None: a reload has removed it."""
+        caller.service = caller.service or self.service
+        return self.dispatcher.farm.services.get(caller.service.name)
+
+    def place(self, caller: Caller) -> Placed | Enqueue | Reject:
+        """Have a connection placed."""
+        service = self.current(caller)
+        if service is None:
+            return Reject("removed")
+        return self.dispatcher.place(
+            service,
             source=caller.source,
             token=caller.token,
             key=caller.key,
-            tried=caller.tried,
+            excluded=caller.excluded,
             now=self.now,
         )[0]
 
+    def decide(self, caller: Caller) -> Decision:
+        """Return where a connection would go."""
+        decision = self.place(caller)
+        if not isinstance(decision, Placed):
+            return decision
+        self.dispatcher.release(decision.slot, now=self.now)
+        return decision.route
+
     def come(self, caller: Caller | None = None, **brought: Any) -> Caller:
-        """Decide, and take the place or join the queue. `go` and `wanted` stay None: nobody can take it."""
+        """Place a connection, or let it join the queue. `go` and `wanted` stay None: nobody can take it."""
         caller = caller or Caller(**brought)
         caller.go = caller.wanted = caller.waiter = None
-        match self.decide(caller):
-            case Route() as go:
-                assert caller.service is not None
-                caller.go = go
-                caller.lease = self.dispatcher.take(
-                    caller.service, go, caller.key, source=caller.source, token=caller.token, now=self.now
-                )
+        match self.place(caller):
+            case Placed() as placed:
+                caller.slot, caller.go = placed.slot, placed.route
             case Enqueue() as wanted:
                 self.join(caller, wanted)
             case _:
@@ -114,33 +123,37 @@ class Scene:
     def join(self, caller: Caller, wanted: Enqueue) -> None:
         """Join the queue."""
         caller.wanted = wanted
-        caller.waiter = self.dispatcher.wait(
-            SERVICE, wanted.server, caller.granted.append, ticket=caller.ticket, refused=caller.tried
+        caller.waiter = self.dispatcher.queues.join(
+            SERVICE, wanted.server, caller.granted.append, ticket=caller.ticket, excluded=caller.excluded
         )
         caller.ticket = caller.waiter.ticket
 
     def wake(self, caller: Caller) -> None:
         """Let a connection that was granted a place, or told to look again, go on."""
-        lease = caller.granted.pop(0)
-        if lease is None:
+        slot = caller.granted.pop(0)
+        if slot is None:
             self.come(caller)
             return
-        assert caller.service is not None
         assert caller.wanted is not None
-        go = self.dispatcher.settle(
-            caller.service,
-            lease,
-            wanted=caller.wanted,
+        service = self.current(caller)
+        if service is None:
+            self.dispatcher.release(slot, now=self.now)
+            self.come(caller)
+            return
+        placed = self.dispatcher.place_granted(
+            service,
+            slot,
+            waited_for=caller.wanted,
+            source=caller.source,
             token=caller.token,
             key=caller.key,
-            tried=caller.tried,
-            source=caller.source,
+            excluded=caller.excluded,
             now=self.now,
         )
-        if go is None:
+        if placed is None:
             self.come(caller)
             return
-        caller.lease, caller.go, caller.wanted, caller.waiter = lease, go, None, None
+        caller.slot, caller.go, caller.wanted, caller.waiter = placed.slot, placed.route, None, None
 
     def wake_all(self, callers: Sequence[Caller], *, at_most: int = 100) -> None:
         """Let everybody go on until nobody has to; fails if that takes more than `at_most` turns."""
@@ -154,32 +167,32 @@ class Scene:
 
     def fail(self, caller: Caller) -> None:
         """The server has failed the connection."""
-        assert caller.lease is not None
-        caller.tried |= {caller.lease.server}
+        assert caller.slot is not None
+        caller.excluded |= {caller.slot.server}
         self.give_back(caller)
 
     def give_back(self, caller: Caller) -> None:
         """The connection gives its place back."""
-        assert caller.lease is not None
-        self.dispatcher.give_back(caller.lease, now=self.now)
-        caller.lease = None
+        assert caller.slot is not None
+        self.dispatcher.release(caller.slot, now=self.now)
+        caller.slot = None
 
     def confirm(self, caller: Caller) -> None:
         """The server has confirmed."""
-        assert caller.lease is not None
-        self.dispatcher.confirm(caller.lease, now=self.now)
+        assert caller.slot is not None
+        self.dispatcher.bindings.confirm(caller.slot, now=self.now)
 
     def open(self, caller: Caller) -> str:
         """The connection becomes a session; return its id."""
-        assert caller.lease is not None
+        assert caller.slot is not None
         self._sessions += 1
         session = f"s{self._sessions}"
-        lease = caller.lease
-        known = facts(session, lease.server.name, key=lease.key, source=caller.source)
+        slot = caller.slot
+        known = facts(session, slot.server.name, key=slot.key, source=caller.source)
         if isinstance(caller.token, int):
             known = msgspec.structs.replace(known, token=f"Cookie: msts={caller.token}", token_kind="number")
-        self.dispatcher.open(lease, known, relay=1)
-        caller.lease = None
+        self.dispatcher.open(slot, known, relay=1)
+        caller.slot = None
         return session
 
     def login(self, key: Key | None = None, **brought: Any) -> str:
@@ -196,10 +209,10 @@ class Scene:
 
     def binding(self, key: Key) -> Binding | None:
         """Return the key's binding now."""
-        return self.dispatcher.bindings(SERVICE).get(key, now=self.now)
+        return self.dispatcher.bindings.of(SERVICE).get(key, now=self.now)
 
     def load(self, server: str) -> int:
-        """Return the server's leases plus sessions."""
+        """Return the server's slots plus sessions."""
         return self.dispatcher.ledger.load(sid(server))
 
 

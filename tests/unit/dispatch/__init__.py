@@ -1,1 +1,0 @@
-"""The dispatcher: farm, ledger, bindings and queues together."""
