@@ -121,13 +121,13 @@ class Store(Protocol):
 class Derived(msgspec.Struct, frozen=True):
     """A connection's persistence key, and what was found on the way to it.
 
-    `ambiguous`: the cookie may have lost its user part. `collided`: the keys that were passed over, because
-    they are no one person's.
+    `ambiguous`: the cookie may have lost its user part. `colliding_keys`: the keys that were passed over,
+    because they are no one person's.
     """
 
     key: Key | None
     ambiguous: bool = False
-    collided: tuple[Key, ...] = ()
+    colliding_keys: tuple[Key, ...] = ()
 
 
 def derive(
@@ -140,7 +140,7 @@ def derive(
     people apart by: with no further method each of them goes where there is room.
     """
     ambiguous = False
-    collided: tuple[Key, ...] = ()
+    colliding_keys: tuple[Key, ...] = ()
     for method in policy.methods:
         key: Key | None = None
         if method is Method.SOURCE_IP:
@@ -151,9 +151,9 @@ def derive(
         if key is None:
             continue
         if not (policy.collision_next_method and collides(key)):
-            return Derived(key, ambiguous, collided)
-        collided = (*collided, key)
-    return Derived(None, ambiguous, collided)
+            return Derived(key, ambiguous, colliding_keys)
+        colliding_keys = (*colliding_keys, key)
+    return Derived(None, ambiguous, colliding_keys)
 
 
 def cookie_key(policy: PersistencePolicy, cookie: str) -> Key | None:

@@ -125,6 +125,10 @@ class ServerTable:
 
     # ---- questions ---------------------------------------------------------------------------------
 
+    def get(self, server: ServerId) -> ServerStatus | None:
+        """Return a server's status, None: it is not configured."""
+        return self._statuses.get(server)
+
     def is_emptying(self, server: ServerId) -> bool:
         """Whether the server has been full and waits for its sessions to fall to `min_connections`."""
         return server in self._emptying

@@ -63,7 +63,7 @@ class Upstream:
         self._sock = sock
         self._watch = watch
 
-    def given_away(self) -> socket.socket:
+    def detach(self) -> socket.socket:
         """Return the socket, which is the caller's from now on."""
         self._watch.end()
         return self._sock

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -32,19 +32,22 @@ class InlineRelay:
     async def introduced(self) -> None:
         """Nothing to wait for: the sessions ended with the router that held them."""
 
-    async def adopt(
+    async def choose(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
+    def adopt(
         self,
+        relay: int,
         facts: SessionFacts,
         sockets: tuple[socket.socket, socket.socket],
         *,
         first: tuple[bytes, bytes],
         idle_s: float,
-        before: Callable[[int], None],
-    ) -> int:
+    ) -> None:
         """Take a session into the pump of this process."""
-        before(os.getpid())
+        del relay
         self._pump.adopt(facts.id, msgspec.msgpack.encode(facts), sockets, first=first, idle_s=idle_s)
-        return os.getpid()
 
     def kick(self, relay: int, session_ids: Iterable[str], reason: CloseReason) -> None:
         """End sessions."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -75,32 +75,30 @@ class RelayPool:
         except TimeoutError:
             return
 
-    async def adopt(
-        self,
-        facts: SessionFacts,
-        sockets: tuple[socket.socket, socket.socket],
-        *,
-        first: tuple[bytes, bytes],
-        idle_s: float,
-        before: Callable[[int], None],
-    ) -> int:
-        """Hand a session over and return the relay's process id. The sockets are the relay's from then on.
+    async def choose(self) -> int:
+        """Return the process id of the relay with the fewest sessions; wait while there is none.
 
-        `before(pid)` is called when the relay is chosen, before anything can be heard of the session's end.
-        Raises ChannelError: there was no relay for `RELAY_WAIT_S`; the sockets are still the caller's.
+        Raises ChannelError: there was none for `RELAY_WAIT_S`.
         """
-        link = await self._choose()
-        before(link.pid)
-        link.adopt(SessionTransfer(facts.id, _ENCODER.encode(facts), first[0], first[1], idle_s), sockets)
-        return link.pid
-
-    async def _choose(self) -> Link:
         deadline_at: float | None = None
         while (link := self._least_loaded()) is None:
             deadline_at = deadline_at or asyncio.get_running_loop().time() + RELAY_WAIT_S
             if not await self._change(deadline_at):
                 raise ChannelError("no-relay", "no relay process is running; the supervisor restarts them")
-        return link
+        return link.pid
+
+    def adopt(
+        self,
+        relay: int,
+        facts: SessionFacts,
+        sockets: tuple[socket.socket, socket.socket],
+        *,
+        first: tuple[bytes, bytes],
+        idle_s: float,
+    ) -> None:
+        """Hand a session over to the relay that was just chosen. The sockets are the relay's from then on."""
+        transfer = SessionTransfer(facts.id, _ENCODER.encode(facts), first[0], first[1], idle_s)
+        self._links[relay].adopt(transfer, sockets)
 
     async def _change(self, deadline_at: float) -> bool:
         """Wait until a relay may have become usable; False: it is too late. Needs no task."""

@@ -302,7 +302,7 @@ class Router:
         self.doors.shut()
         self.events.info("router_retiring", sessions=len(self.dispatcher.ledger))
         await self.reloader.finish()
-        await self.sessions.settled(timeout_s=_RETIRE_S)
+        await self.sessions.wait_idle(timeout_s=_RETIRE_S)
         await self._close_servers()
 
     async def _empty_hands(self) -> None:

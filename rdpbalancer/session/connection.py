@@ -9,13 +9,14 @@ import msgspec
 
 from rdpbalancer.core.admission import AdmissionSlot
 from rdpbalancer.core.dispatch import Token
-from rdpbalancer.core.farm import Network, VirtualService
+from rdpbalancer.core.farm import Farm, Network, VirtualService
 from rdpbalancer.core.ledger import ServerSlot
 from rdpbalancer.core.route import Route
 from rdpbalancer.core.source import client_address
-from rdpbalancer.errors import ClientError
+from rdpbalancer.errors import ClientError, NoServerError
 from rdpbalancer.model import Endpoint, Key, ServerId
 from rdpbalancer.net.poller import FdWaiter, StepRunner
+from rdpbalancer.session.frontends import ProtocolFrontend
 from rdpbalancer.wire.confirm import Confirm
 from rdpbalancer.wire.request import ConnectionRequest
 
@@ -32,6 +33,7 @@ class Connection(msgspec.Struct, eq=False):
     peer: Endpoint
     admission_slot: AdmissionSlot
     began_at: float
+    frontend: ProtocolFrontend
     data: bytes = b""  # all that was read, passed on byte for byte
     request: ConnectionRequest | None = None
     token: Token | None = None
@@ -43,8 +45,8 @@ class Connection(msgspec.Struct, eq=False):
     queued_s: float = 0.0
     parsed_at: float = 0.0
     dialled_at: float = 0.0
-    owned: bool = True
-    leading: StepRunner | None = None  # what leads it, to be ended when its client has left
+    owns_socket: bool = True
+    steps: StepRunner | None = None  # what runs it, to be ended when its client has left
     watch: FdWaiter | None = None  # of the client, while nobody reads from it
     half_closed: bool = False  # `mode: tcp`: the client has said all that it will say
     queueing: bool = False
@@ -66,11 +68,24 @@ class ServerReply(msgspec.Struct, frozen=True):
 
 
 class RejectedError(ClientError):
-    """A refusal that is told to the client."""
+    """A refusal that the client is told, by a `packet` of its protocol."""
 
-    def __init__(self, code: str, message: str, goodbye: bytes) -> None:
+    def __init__(self, code: str, message: str, packet: bytes) -> None:
         super().__init__(code, message)
-        self.goodbye = goodbye
+        self.packet = packet
+
+
+def configured(conn: Connection, farm: Farm) -> VirtualService:
+    """Return the connection's service as it is configured now. Raises NoServerError: it is gone.
+
+    A reload may have changed it while the connection was read from or waited; deciding with servers that are
+    configured no more would end in nothing.
+    """
+    service = farm.services.get(conn.service.name)
+    if service is None:
+        raise NoServerError("removed", f"the service {conn.service.name} is not configured any more")
+    conn.service = service
+    return service
 
 
 def send_now(sock: socket.socket, data: bytes) -> bytes:
@@ -83,11 +98,11 @@ def send_now(sock: socket.socket, data: bytes) -> bytes:
         return data
 
 
-def close(sock: socket.socket, goodbye: bytes) -> None:
-    """Close a client that did not become a session, after a last word if there is one."""
+def close(sock: socket.socket, farewell: bytes) -> None:
+    """Close a client that did not become a session, after a last packet if there is one."""
     with contextlib.suppress(OSError):
-        if goodbye:
-            sock.send(goodbye)
+        if farewell:
+            sock.send(farewell)
             sock.shutdown(socket.SHUT_WR)
         sock.recv(_DRAIN_BYTES)
     sock.close()

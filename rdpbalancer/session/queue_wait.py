@@ -1,4 +1,4 @@
-"""Waiting for a place in a service's queue."""
+"""Waiting for a slot in a service's queue."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,11 +20,11 @@ class QueueWait:
         self._clock = clock
         self._granted: asyncio.Future[ServerSlot | None] = asyncio.get_running_loop().create_future()
 
-    async def come(self, server: ServerId | None) -> ServerSlot | None:
-        """Wait for a place on `server` (None: on any). None: the farm has changed, look again.
+    async def wait(self, server: ServerId | None) -> ServerSlot | None:
+        """Wait for a slot on `server` (None: on any). None: the farm has changed, look again.
 
         Raises NoServerError when `timeouts.queue` has run out (in all). Whoever notices that the client has
-        left raises it where this waits (`Steps.throw`).
+        left raises it where this waits (`StepRunner.throw`).
         """
         conn, loop = self._conn, asyncio.get_running_loop()
         began_at = self._clock()
@@ -47,7 +47,7 @@ class QueueWait:
         except BaseException:
             self._dispatcher.queues.leave(conn.service.name, waiter)
             if self._granted.done() and not self._granted.cancelled() and not self._granted.exception():
-                self._take_back(self._granted.result())  # granted in the very moment of a cancellation
+                self._give_back(self._granted.result())  # granted in the very moment of a cancellation
             raise
         finally:
             timer.cancel()
@@ -55,11 +55,11 @@ class QueueWait:
 
     def _grant(self, slot: ServerSlot | None) -> None:
         if self._granted.done():
-            self._take_back(slot)
+            self._give_back(slot)
         else:
             self._granted.set_result(slot)
 
-    def _take_back(self, slot: ServerSlot | None) -> None:
+    def _give_back(self, slot: ServerSlot | None) -> None:
         if slot is not None:
             self._dispatcher.release(slot, now=self._clock())
 

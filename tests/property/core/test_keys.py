@@ -38,11 +38,11 @@ def test_any_cookie_gives_a_key_of_a_configured_method(
         assert derived.key.method in policy.methods
         assert Method.ROUTING_TOKEN != derived.key.method
         assert derived.key.value
-        assert derived.key not in derived.collided
+        assert derived.key not in derived.colliding_keys
     elif Method.SOURCE_IP in policy.methods:
         assert policy.collision_next_method
-        assert Method.SOURCE_IP in {key.method for key in derived.collided}
-    assert not derived.collided or (collides and policy.collision_next_method)
+        assert Method.SOURCE_IP in {key.method for key in derived.colliding_keys}
+    assert not derived.colliding_keys or (collides and policy.collision_next_method)
     assert not derived.ambiguous or cookie
 
 

@@ -162,11 +162,9 @@ class Router:
     async def adopt(self, user: "User") -> None:
         """Hand a session to a relay, and enter it in the books."""
         known = msgspec.structs.replace(facts(user.session), user=user.name)
-
-        def enter(pid: int) -> None:
-            self._house.keeper.session_live(state_of(known), pid)
-
-        await self.pool.adopt(known, user.near, first=(b"", b""), idle_s=0, before=enter)
+        relay = await self.pool.choose()
+        self._house.keeper.session_live(state_of(known), relay)
+        self.pool.adopt(relay, known, user.near, first=(b"", b""), idle_s=0)
 
     def books(self) -> dict[str, int]:
         """Return each session that it believes to live, and at which relay."""

@@ -247,7 +247,7 @@ def test_with_next_method_a_colliding_cookie_is_passed_over() -> None:
     )
     sessions = [scene.login(ALICE, source=f"192.0.2.{n}") for n in (1, 2)]
     derived = scene.dispatcher.bindings.derive(scene.service, cookie="Alice", source="192.0.2.1")
-    assert (HOME, (ALICE,)) == (derived.key, derived.collided)
+    assert (HOME, (ALICE,)) == (derived.key, derived.colliding_keys)
     scene.close(sessions[0])
     assert ALICE == scene.dispatcher.bindings.derive(scene.service, cookie="Alice", source="192.0.2.1").key
 
@@ -272,7 +272,7 @@ def test_with_next_method_a_colliding_address_is_no_key() -> None:
     for _ in range(2):
         scene.login(HOME)
     derived = scene.dispatcher.bindings.derive(scene.service, cookie=None, source="192.0.2.1")
-    assert (None, (HOME,)) == (derived.key, derived.collided)
+    assert (None, (HOME,)) == (derived.key, derived.colliding_keys)
 
 
 def test_a_collision_is_told_once_for_each_time_it_happens() -> None:

@@ -151,15 +151,15 @@ def test_a_method_before_the_cookie_never_looks_at_it() -> None:
 @pytest.mark.parametrize(("methods", "key"), [((COOKIE, SOURCE), HOME), ((COOKIE,), None)])
 def test_a_collision_gives_way_where_the_policy_says_so(methods: tuple[Method, ...], key: Key | None) -> None:
     actual = derived("Alice", *methods, collisions={ALICE}, collision_next_method=True)
-    assert Derived(key, collided=(ALICE,)) == actual
+    assert Derived(key, colliding_keys=(ALICE,)) == actual
 
 
 @pytest.mark.parametrize(
     ("methods", "expected"),
     [
-        ((SOURCE,), Derived(None, collided=(HOME,))),
-        ((COOKIE, SOURCE), Derived(None, collided=(ALICE, HOME))),
-        ((SOURCE, COOKIE), Derived(None, collided=(HOME, ALICE))),
+        ((SOURCE,), Derived(None, colliding_keys=(HOME,))),
+        ((COOKIE, SOURCE), Derived(None, colliding_keys=(ALICE, HOME))),
+        ((SOURCE, COOKIE), Derived(None, colliding_keys=(HOME, ALICE))),
     ],
 )
 def test_an_address_that_collides_gives_way_too(methods: tuple[Method, ...], expected: Derived) -> None:

@@ -62,7 +62,7 @@ async def test_a_connected_socket_is_ready_for_a_long_day(waits: Poller) -> None
     async with LabServer() as lab:
         upstream = await stepped(dial.connect(waits, ["127.0.0.1"], lab.port, deadline_at=soon()))
         assert 1 == len(waits)
-        sock = upstream.given_away()
+        sock = upstream.detach()
         assert 0 == len(waits)
         assert not sock.getblocking()
         assert 1 == sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -87,7 +87,7 @@ async def test_the_source_address_may_be_chosen(waits: Poller) -> None:
         upstream = await stepped(
             dial.connect(waits, ["127.0.0.1"], lab.port, deadline_at=soon(), local=("127.0.0.77", 0))
         )
-        sock = upstream.given_away()
+        sock = upstream.detach()
         assert "127.0.0.77" == sock.getsockname()[0]
         sock.close()
 
@@ -126,7 +126,7 @@ async def test_every_address_is_tried(waits: Poller) -> None:
         upstream = await stepped(
             dial.connect(waits, ["::1", "127.0.0.2", "127.0.0.1"], lab.port, deadline_at=soon(0.9))
         )
-        sock = upstream.given_away()
+        sock = upstream.detach()
         assert "127.0.0.1" == sock.getpeername()[0]
         sock.close()
         hanging.faults.clear()

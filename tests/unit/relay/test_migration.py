@@ -121,9 +121,8 @@ async def test_sessions_of_one_turn_share_messages_that_fit() -> None:
             (client, near_client), (server, near_server) = socket.socketpair(), socket.socketpair()
             far += [client, server]
             first = (b"", bytes(size))
-            await pool.adopt(
-                facts, (near_client, near_server), first=first, idle_s=0, before=lambda _pid: None
-            )
+            chosen = await pool.choose()
+            pool.adopt(chosen, facts, (near_client, near_server), first=first, idle_s=0)
         assert pool.in_hand
         await wait_until_async(lambda: len(relay.sockets) == 2 * len(sizes), 5, "all sessions")
         sessions = [carried for message in relay.all_of(Adopt) for carried in message.sessions]

@@ -85,9 +85,8 @@ Ends = tuple[socket.socket, socket.socket]
 async def adopted(relays: RelayPool | InlineRelay, number: int) -> Ends:
     """Hand a session over and return its far ends: client, server."""
     (client, near_client), (server, near_server) = tcp_pair(), tcp_pair()
-    await relays.adopt(
-        facts(number), (near_client, near_server), first=(b"", b"hi"), idle_s=0, before=lambda _pid: None
-    )
+    chosen = await relays.choose()
+    relays.adopt(chosen, facts(number), (near_client, near_server), first=(b"", b"hi"), idle_s=0)
     assert b"hi" == await read(client, 2)
     return client, server
 

@@ -2,20 +2,22 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from rdpbalancer.core.admission import AdmissionSlot
+from rdpbalancer.core.dispatch import Placed
 from rdpbalancer.core.farm import VirtualService
 from rdpbalancer.core.route import Route
 from rdpbalancer.errors import ChannelError, ServerError
 from rdpbalancer.lab.opening import LabOpening
 from rdpbalancer.lab.server import LabServer
-from rdpbalancer.model import Endpoint, Reason, SessionFacts
+from rdpbalancer.model import Endpoint, Mode, Reason, SessionFacts
 from rdpbalancer.session import ConnectionHandler
 from rdpbalancer.session.connection import Connection
+from rdpbalancer.session.frontends import FRONTENDS
 from rdpbalancer.wire.confirm import DISCONNECT
 from tests.support.steps import stepped
 from tests.support.wait import wait_until_async
@@ -25,27 +27,34 @@ from tests.unit.runtime.in_process_router import InProcessRouter, local_server, 
 PATIENCE_S = 5.0
 
 
+# What a relay was given: its process id, the session, both sockets, bytes to send first, the idle timeout.
+Taken = tuple[int, SessionFacts, tuple[socket.socket, socket.socket], tuple[bytes, bytes], float]
+
+
 class NoRelayYet:
     """Relays of which none is running: whoever is handed over waits, until the test says what comes of it."""
 
     def __init__(self) -> None:
-        self.waiting: list[asyncio.Future[None]] = []
+        self.waiting: list[asyncio.Future[int]] = []
+        self.taken: list[Taken] = []
 
-    async def adopt(
+    async def choose(self) -> int:
+        """Wait for a relay."""
+        relay: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.waiting.append(relay)
+        return await relay
+
+    def adopt(
         self,
+        relay: int,
         facts: SessionFacts,
         sockets: tuple[socket.socket, socket.socket],
         *,
         first: tuple[bytes, bytes],
         idle_s: float,
-        before: Callable[[int], None],
-    ) -> int:
-        """Wait for a relay."""
-        del facts, sockets, first, idle_s, before
-        relay: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.append(relay)
-        await relay
-        raise AssertionError("no test has a relay")
+    ) -> None:
+        """Take a session, and keep it."""
+        self.taken.append((relay, facts, sockets, first, idle_s))
 
 
 class Way:
@@ -145,11 +154,11 @@ async def test_a_connection_that_is_quick_is_not_watched(way: Way) -> None:
     """To register each client in the epoll, and take it out, costs a tenth of a login's system calls."""
     client = await way.up_to_the_relay()
     held = way.held()
-    assert 0 == len(way.sessions._waits)
-    await wait_until_async(lambda: len(way.sessions._waits), PATIENCE_S, "its client to be watched")
+    assert 0 == len(way.sessions._poller)
+    await wait_until_async(lambda: len(way.sessions._poller), PATIENCE_S, "its client to be watched")
     assert held == way.held()
     way.sessions.give_up()
-    assert 0 == len(way.sessions._waits)
+    assert 0 == len(way.sessions._poller)
     client.close()
 
 
@@ -202,8 +211,10 @@ async def test_a_server_that_a_reload_has_removed_is_not_dialled(way: Way) -> No
     way.balancer.apply(service_of(["ts2"]))
     client, ours = socket.socketpair()
     with client, ours:
-        conn = Connection(service, ours, Endpoint("192.0.2.1", 1), AdmissionSlot(SERVICE), 0.0)
+        conn = Connection(
+            service, ours, Endpoint("192.0.2.1", 1), AdmissionSlot(SERVICE), 0.0, FRONTENDS[Mode.RDP]
+        )
         with pytest.raises(ServerError, match="not configured any more") as caught:
-            await stepped(way.sessions._dial(conn, slot, go))
+            await stepped(way.sessions._placement._dial(conn, Placed(slot, go)))
         assert "removed" == caught.value.code
     way.balancer.dispatcher.release(slot, now=way.balancer.now)

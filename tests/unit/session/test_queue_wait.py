@@ -12,8 +12,9 @@ from rdpbalancer.core.farm import Timeouts
 from rdpbalancer.core.ledger import ServerSlot
 from rdpbalancer.core.route import Enqueue
 from rdpbalancer.errors import ClientError, NoServerError
-from rdpbalancer.model import Endpoint, Health, ServerId
+from rdpbalancer.model import Endpoint, Health, Mode, ServerId
 from rdpbalancer.session.connection import Connection
+from rdpbalancer.session.frontends import FRONTENDS
 from rdpbalancer.session.queue_wait import QueueWait
 from tests.support.steps import Stepped
 from tests.unit.core.dispatch_fixture import DispatchFixture
@@ -40,7 +41,12 @@ class Queue:
         ours.setblocking(False)
         self.ends += [client, ours]
         conn = Connection(
-            self.scene.service, ours, Endpoint("192.0.2.1", 1), AdmissionSlot(SERVICE), self.loop.time()
+            self.scene.service,
+            ours,
+            Endpoint("192.0.2.1", 1),
+            AdmissionSlot(SERVICE),
+            self.loop.time(),
+            FRONTENDS[Mode.RDP],
         )
         return conn, client
 
@@ -70,7 +76,7 @@ async def queue() -> AsyncIterator[Queue]:
 def begun(queue: Queue, turn: QueueWait, server: ServerId | None = None) -> Stepped[ServerSlot | None]:
     """Let a turn begin; it stands in the line."""
     before = queue.length
-    steps = Stepped(turn.come(server))
+    steps = Stepped(turn.wait(server))
     assert before + 1 == queue.length
     return steps
 
@@ -130,10 +136,10 @@ async def test_the_wait_runs_out() -> None:
     queue = Queue(queue_s=0.05)
     conn, _ = queue.connection()
     with pytest.raises(NoServerError, match="no place came free") as caught:
-        await queue.turn(conn).come(None)
+        await queue.turn(conn).wait(None)
     assert ("queue-timeout", 0) == (caught.value.code, queue.length)
     with pytest.raises(NoServerError):  # the time is that of all turns together
-        await queue.turn(conn).come(None)
+        await queue.turn(conn).wait(None)
     assert 0 == queue.length
     for end in queue.ends:
         end.close()
