@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,7 +16,9 @@ from rdpbalancer.relay.pump import Pump, PumpedSession
 
 
 class InlineRelay:
-    """The verbs of `RelayPool`, without a relay."""
+    """The verbs of `RelayPool`, without a relay: sessions end with this process."""
+
+    outlives_router = False
 
     def __init__(self, events: RelayEvents, *, report_interval_s: float = REPORT_INTERVAL_S) -> None:
         self.events = events
@@ -28,6 +30,26 @@ class InlineRelay:
     def full(self) -> bool:
         """Whether there is no room for a session: the sockets stay in this process, which counts them."""
         return False
+
+    @property
+    def pending(self) -> int:
+        """Nothing is on its way to anybody."""
+        return 0
+
+    def add(self, pid: int, sock: socket.socket) -> None:
+        """There is no relay to be used: close its channel."""
+        del pid
+        sock.close()
+
+    def retire(self, relays: Sequence[int]) -> None:
+        """There is no relay to retire."""
+
+    def migrate_out(self, relays: Sequence[int]) -> None:
+        """There is no relay to move sessions from."""
+
+    def retiring(self) -> list[int]:
+        """Return nothing: there is no relay."""
+        return []
 
     async def introduced(self) -> None:
         """Nothing to wait for: the sessions ended with the router that held them."""
@@ -49,7 +71,7 @@ class InlineRelay:
         del relay
         self._pump.adopt(facts.id, msgspec.msgpack.encode(facts), sockets, first=first, idle_s=idle_s)
 
-    def kick(self, relay: int, session_ids: Iterable[str], reason: CloseReason) -> None:
+    def kick(self, relay: int, session_ids: Sequence[str], reason: CloseReason) -> None:
         """End sessions."""
         del relay
         for session_id in session_ids:

@@ -53,7 +53,7 @@ class Owner(Protocol):
 
     events: RelayEvents
 
-    def arrived(self, heir: "Link", arrived: SessionsArrived) -> None:
+    def arrived(self, target: "Link", arrived: SessionsArrived) -> None:
         """A relay inherits sessions."""
         ...
 
@@ -69,7 +69,7 @@ class Owner(Protocol):
 class Link:
     """One relay process as the router sees it.
 
-    `expected`: sessions that other relays have been told to give it. `surrenders`: it is to give its own
+    `expected`: sessions that other relays have been told to give it. `migrates_out`: it is to give its own
     away. `router`: our word in the greeting. Until the relay gives it back, what is heard was said to an
     earlier router: ends are ends, but where sessions were is told anew.
     """
@@ -82,7 +82,7 @@ class Link:
         self.introduced = asyncio.Event()
         self.compatible = False
         self.retiring = False
-        self.surrenders = False
+        self.migrates_out = False
         self.expected = 0
         self._adopts: list[SessionTransfer] = []
         self._adopted_sockets: list[socket.socket] = []
@@ -150,7 +150,7 @@ class Link:
 
     @property
     def load(self) -> int:
-        """Its sessions, and those that it may inherit."""
+        """Its sessions, and those that other relays may give it."""
         return self.sessions + self.expected
 
     @property
@@ -159,7 +159,7 @@ class Link:
         return self.compatible and not self.retiring
 
     @property
-    def in_hand(self) -> int:
+    def pending(self) -> int:
         """Messages and new sessions that the kernel has not taken."""
         return self._channel.backlog + len(self._adopts)
 

@@ -1,6 +1,6 @@
 """Sessions on their way from one relay to another, over a line between the two.
 
-No third process ever has them in hand: what the giving end has not sent is still its own, and what it has
+No third process ever has them in hand: what the sending end has not sent is still its own, and what it has
 sent lies in the kernel until the other relay takes it, whatever becomes of the router meanwhile.
 """
 
@@ -64,7 +64,7 @@ class Migrations:
         """Whether there is a line to another relay."""
         return bool(self._giving or self._inheriting)
 
-    def surrender(self, sessions: int, sock: socket.socket) -> None:
+    def migrate_out(self, sessions: int, sock: socket.socket) -> None:
         """Give so many sessions to the relay at the other end, or as many as there are."""
         self._giving.append(MigrationSender(sock, sessions, take_back=self._pump.resume))
         self._give_some()
@@ -78,7 +78,7 @@ class Migrations:
         """Return the sessions that have left the pump and not gone: they may be back in it any moment."""
         return [state for line in self._giving if (state := line.waiting) is not None]
 
-    def inherit(self, move: str, sock: socket.socket) -> None:
+    def migrate_in(self, move: str, sock: socket.socket) -> None:
         """Take what the relay at the other end gives."""
 
         def take(session: SessionTransfer, sockets: Pair) -> None:
@@ -97,10 +97,10 @@ class Migrations:
         """Close all lines. What has not left is in the pump again; what lies in them unread ends."""
         if self._again is not None:
             self._again.cancel()
-        for giving in self._giving:
-            giving.close()
-        for inheriting in self._inheriting.values():
-            inheriting.close()
+        for sending in self._giving:
+            sending.close()
+        for receiving in self._inheriting.values():
+            receiving.close()
 
     def _give_some(self) -> None:
         """Give sessions away while the lines take them: each stands still only while it is on its way."""
@@ -113,7 +113,7 @@ class Migrations:
                 if not line.ready or (session := next(sessions, None)) is None:
                     break
                 self._given(session)
-                line.give(self._pump.surrender(session), (session.client, session.server))
+                line.give(self._pump.migrate_out(session), (session.client, session.server))
         self._end_giving()
         if self._giving:
             self._again = asyncio.get_running_loop().call_later(_PAUSE_S, self._give_some)
@@ -144,7 +144,7 @@ class Migrations:
 
 
 class MigrationSender:
-    """The giving end of a line: at most `left` more sessions go over it.
+    """The sending end of a line: at most `left` more sessions go over it.
 
     `take_back(session, sockets)` is called for the one that has not gone when the line breaks.
     """
@@ -157,7 +157,7 @@ class MigrationSender:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes a session now: while the heir is slow, at most one session is queued unsent."""
+        """Whether it takes a session now: while the target is slow, at most one session is queued unsent."""
         return self.left > 0 and not (self._line.closed or self._line.backlog)
 
     @property
@@ -174,7 +174,7 @@ class MigrationSender:
         return SessionState(last.id, last.facts, last.bytes_up, last.bytes_down, last.moves)
 
     def give(self, session: SessionTransfer, sockets: Pair) -> None:
-        """Send a session. The sockets are the heir's from then on."""
+        """Send a session. The sockets are the target's from then on."""
         self.left -= 1
         self._last = session
         for message in packed(msgspec.structs.replace(session, moves=session.moves + 1)):

@@ -1,7 +1,7 @@
-"""Heirs: the relays that take over the sessions of one that surrenders, as the router arranges it.
+"""Which relays take over the sessions of one that makes way, as the router arranges it.
 
-The router lays a line between the two and counts; it never has a session in hand. Its death costs none: the
-line is the relays', and what has been said over it is told to the next router.
+The router makes a channel between the two and counts; no session passes through it. Its death costs none: the
+channel is the relays', and what has been sent over it is reported to the next router.
 """
 
 import itertools
@@ -20,16 +20,16 @@ _MOVES_AT_ONCE = 16
 
 
 class _Move(msgspec.Struct, eq=False):
-    """Up to `left` more sessions are to migrate from `origin` to `heir`; `brought` have arrived.
+    """Up to `left` more sessions are to migrate from `origin` to `target`; `arrivals` have arrived.
 
-    `line`: the giving end, until the heir has said that it holds the other.
+    `channel`: the sending end, until the target has said that it holds the other.
     """
 
     origin: Link
-    heir: Link
+    target: Link
     left: int
-    line: socket.socket | None
-    brought: int = 0
+    channel: socket.socket | None
+    arrivals: int = 0
 
 
 class MigrationPlanner:
@@ -45,55 +45,55 @@ class MigrationPlanner:
         self._numbers = itertools.count(1)
 
     def find(self, links: Collection[Link]) -> None:
-        """Find heirs for all sessions of relays that surrender and have none yet, as far as there is room."""
+        """Find targets for the sessions of relays that make way, as far as there is room."""
         for origin in links:
-            if origin.surrenders and origin.compatible:
+            if origin.migrates_out and origin.compatible:
                 self._divide(origin, [link for link in links if link.serves])
 
-    def _divide(self, origin: Link, heirs: list[Link]) -> None:
+    def _divide(self, origin: Link, targets: list[Link]) -> None:
         left = origin.sessions - sum(move.left for move in self._moves.values() if move.origin is origin)
-        heirs.sort(key=lambda heir: heir.load)
-        for index, heir in enumerate(heirs):
-            even = -(-left // (len(heirs) - index))
-            share = min(even, self._capacity - heir.load)
+        targets.sort(key=lambda target: target.load)
+        for index, target in enumerate(targets):
+            even = -(-left // (len(targets) - index))
+            share = min(even, self._capacity - target.load)
             if share > 0 and len(self._moves) < _MOVES_AT_ONCE:
-                self._arrange(origin, heir, share)
+                self._arrange(origin, target, share)
                 left -= share
 
-    def _arrange(self, origin: Link, heir: Link, sessions: int) -> None:
+    def _arrange(self, origin: Link, target: Link, sessions: int) -> None:
         name = f"{self._router}-{next(self._numbers)}"
-        giving, inheriting = pair()
-        self._moves[name] = _Move(origin, heir, sessions, giving)
-        heir.expected += sessions
-        heir.send(MigrateIn(name), [inheriting])
+        sending, receiving = pair()
+        self._moves[name] = _Move(origin, target, sessions, sending)
+        target.expected += sessions
+        target.send(MigrateIn(name), [receiving])
 
-    def arrived(self, heir: Link, arrived: SessionsArrived) -> bool:
-        """A relay is there to inherit, or has inherited sessions; return whether a move ends in vain."""
+    def arrived(self, target: Link, arrived: SessionsArrived) -> bool:
+        """A target is ready, or has received sessions; return whether a move ends without any."""
         sessions = len(arrived.sessions)
-        heir.sessions += sessions
+        target.sessions += sessions
         move = self._moves.get(arrived.move)
         if move is None:
             return False  # an earlier router's; who gave them does not count them any more
         move.origin.sessions -= sessions
         move.left -= sessions
-        move.brought += sessions
-        heir.expected -= sessions
-        if move.line is not None:
-            line, move.line = move.line, None
-            move.origin.send(MigrateOut(move.left), [line])
+        move.arrivals += sessions
+        target.expected -= sessions
+        if move.channel is not None:
+            channel, move.channel = move.channel, None
+            move.origin.send(MigrateOut(move.left), [channel])
         if arrived.last:
             self._end(arrived.move)
-        return arrived.last and not move.brought
+        return arrived.last and not move.arrivals
 
     def lost(self, link: Link) -> None:
-        """A relay is gone: it inherits no more. What it was to give may still arrive."""
+        """A relay is gone: it receives no more. What it was to send may still arrive."""
         for name, move in list(self._moves.items()):
-            if move.heir is link:
+            if move.target is link:
                 self._end(name)
 
     @property
     def going_on(self) -> bool:
-        """Whether sessions may be on their way: from whom to whom is not known, an heir may give them on."""
+        """Whether sessions may be on their way: from whom to whom is not known, a target may send them on."""
         return bool(self._moves)
 
     def close(self) -> None:
@@ -103,6 +103,6 @@ class MigrationPlanner:
 
     def _end(self, name: str) -> None:
         move = self._moves.pop(name)
-        move.heir.expected -= move.left
-        if move.line is not None:
-            move.line.close()
+        move.target.expected -= move.left
+        if move.channel is not None:
+            move.channel.close()

@@ -30,7 +30,7 @@ REPORT_INTERVAL_S = 4.0
 DEFAULT_CAPACITY = 100_000
 # How long a new router waits for the relays to tell their sessions before it takes connections.
 INTRODUCTION_S = 5.0
-# After a move that has brought nothing: why it did may last.
+# After a move in which nothing arrived: its cause may last.
 _MOVE_AGAIN_S = 1.0
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -41,6 +41,8 @@ class RelayPool:
     `capacity`: sessions that a relay has descriptors for. One that is given more cannot take the sockets, and
     dies with all that it has.
     """
+
+    outlives_router = True
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class RelayPool:
         self._links: dict[int, Link] = {}
         self._waiting: set[asyncio.Future[bool]] = set()
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._heirs = MigrationPlanner(self._name, capacity)
+        self._migration = MigrationPlanner(self._name, capacity)
         self._move_again: asyncio.TimerHandle | None = None
         self._gone: list[Link] = []
         self._kicked: dict[str, CloseReason] = {}
@@ -126,13 +128,13 @@ class RelayPool:
         return self._least_loaded() is None and any(link.serves for link in self._links.values())
 
     @property
-    def in_hand(self) -> int:
+    def pending(self) -> int:
         """What would be lost if this process ended now: messages, new sessions, and what only it knows."""
-        return sum(link.in_hand for link in self._links.values()) + len(self._gone) + len(self._kicked)
+        return sum(link.pending for link in self._links.values()) + len(self._gone) + len(self._kicked)
 
     def kick(self, relay: int, session_ids: Sequence[str], reason: CloseReason) -> None:
-        """Ask a relay to end sessions. Their ends are reported as any other."""
-        if self._heirs.going_on:
+        """Ask a relay to end sessions. Ttarget ends are reported as any other."""
+        if self._migration.going_on:
             # They may be on their way to another relay.
             self._kicked.update(dict.fromkeys(session_ids, reason))
         link = self._links.get(relay)
@@ -149,23 +151,23 @@ class RelayPool:
                 link.retiring = True
                 link.send(RetireRelay())
 
-    def surrender(self, relays: Sequence[int]) -> None:
+    def migrate_out(self, relays: Sequence[int]) -> None:
         """Have these relays give all their sessions to the others, as soon as they have room, and exit."""
         self.retire(relays)
         for relay in relays:
             link = self._links.get(relay)
             if link is not None:
-                link.surrenders = True
-        self._heirs.find(self._links.values())
+                link.migrates_out = True
+        self._migration.find(self._links.values())
 
-    def arrived(self, heir: Link, arrived: SessionsArrived) -> None:
-        """A relay inherits sessions of another one, or will not inherit any more."""
-        in_vain = self._heirs.arrived(heir, arrived)
+    def arrived(self, target: Link, arrived: SessionsArrived) -> None:
+        """Sessions of another relay have arrived at this one, or will not any more."""
+        in_vain = self._migration.arrived(target, arrived)
         for state in arrived.sessions:
-            self.events.session_live(state, heir.pid)
+            self.events.session_live(state, target.pid)
             reason = self._kicked.pop(state.id, None)
             if reason is not None:
-                heir.send(Kick([state.id], reason))
+                target.send(Kick([state.id], reason))
         if arrived.last:
             self._judge()
             if in_vain:
@@ -186,10 +188,10 @@ class RelayPool:
         """A relay may have become usable."""
         for changed in self._waiting:
             _tell(changed, True)
-        self._heirs.find(self._links.values())
+        self._migration.find(self._links.values())
 
     def retiring(self) -> list[int]:
-        """Return the relays that are giving their sessions away, or wait for their last one to end."""
+        """Return the relays that are sending their sessions away, or wait for their last one to end."""
         return [pid for pid, link in self._links.items() if link.retiring]
 
     def lost(self, link: Link) -> None:
@@ -198,13 +200,13 @@ class RelayPool:
             del self._links[link.pid]
         link.introduced.set()
         self._gone.append(link)
-        self._heirs.lost(link)
+        self._migration.lost(link)
         self._judge()
-        self._heirs.find(self._links.values())
+        self._migration.find(self._links.values())
 
     def _judge(self) -> None:
         """Tell which relays are lost, and with them those of their sessions that cannot arrive elsewhere."""
-        if self._heirs.going_on:
+        if self._migration.going_on:
             return
         gone, self._gone = self._gone, []
         for link in gone:
@@ -213,7 +215,7 @@ class RelayPool:
 
     def close(self) -> None:
         """Close the lines. The relays go on."""
-        self._heirs.close()
+        self._migration.close()
         if self._move_again is not None:
             self._move_again.cancel()
         for link in self._links.values():

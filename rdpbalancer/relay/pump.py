@@ -339,7 +339,7 @@ class Pump:
                 flow.start(first)
         return session
 
-    def surrender(self, session: PumpedSession) -> SessionTransfer:
+    def migrate_out(self, session: PumpedSession) -> SessionTransfer:
         """Let go of a session, between any two of its events, and return what another process needs.
 
         Its sockets stay open and are the caller's; its end is not reported.

@@ -110,11 +110,11 @@ class Relay:
                 self._retiring = True
                 self._stop_if_retired()
             case MigrateOut():
-                self._moves.surrender(message.sessions, sockets[0])
+                self._moves.migrate_out(message.sessions, sockets[0])
             case MigrateIn() if self._stopped.is_set():
                 sockets[0].close()  # nobody would be there to take anything
             case MigrateIn():
-                self._moves.inherit(message.move, sockets[0])
+                self._moves.migrate_in(message.move, sockets[0])
             case RelayHello():
                 self._greet(message)
 

@@ -57,12 +57,12 @@ class Frontends:
         self._exporter: Exporter | None = None
         self._shortage_told_at: dict[str, float] = {}
         self.open = False
-        self._shut = False
+        self._stopped_accepting = False
         self._opened: set[str] = set()
         # Where a listener really listens, by its name: port 0 has become a real one.
         self.bound_names: dict[str, str] = {}
 
-    def give(self, name: str, sock: socket.socket) -> None:
+    def add_listener(self, name: str, sock: socket.socket) -> None:
         """Take a listening socket of that name; it is used from the next `apply` on."""
         self._given[name] = sock
 
@@ -137,23 +137,23 @@ class Frontends:
         self.open = True
         await self.apply(settings)
 
-    def shut(self) -> None:
+    def stop_accepting(self) -> None:
         """Accept no more, on what a reload that is under way opens neither."""
-        self._shut = True
+        self._stopped_accepting = True
         for acceptor in self._acceptors.values():
             acceptor.close()
         self._acceptors.clear()
 
     async def close(self) -> None:
         """Accept no more, and serve no metrics."""
-        self.shut()
+        self.stop_accepting()
         if self._exporter is not None:
             await self._exporter.stop()
             self._exporter = None
 
     def _accept(self, service: str, name: str) -> None:
         listener = self._given.pop(name, None)
-        if listener is not None and self._shut:
+        if listener is not None and self._stopped_accepting:
             listener.close()
         elif listener is not None:
 

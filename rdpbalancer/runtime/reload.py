@@ -10,12 +10,16 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
 
 from rdpbalancer.core.changes import details
-from rdpbalancer.core.farm import FarmDiff, diff
+from rdpbalancer.core.farm import Farm, FarmDiff, diff
 from rdpbalancer.errors import ChannelError, ConfigurationError, RdpBalancerError
 from rdpbalancer.ipc.router_messages import (
     AbandonConfig,
@@ -24,27 +28,72 @@ from rdpbalancer.ipc.router_messages import (
     ConfigPrepared,
     PrepareConfig,
 )
-from rdpbalancer.relay.pool import RelayPool
-from rdpbalancer.runtime import running_config as active_file
+from rdpbalancer.model import ServerId
+from rdpbalancer.runtime import running_config
 from rdpbalancer.runtime.listeners import wanted_listeners
 from rdpbalancer.runtime.running_config import RunningConfig
 from rdpbalancer.settings.farm_builder import farm_of
 from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
-
-if TYPE_CHECKING:
-    from rdpbalancer.runtime.router import Router
+from rdpbalancer.telemetry.events import Events
+from rdpbalancer.telemetry.metrics import Metrics
 
 # The supervisor only opens sockets and starts processes; if it does not answer in this time it never will.
-_GRANT_S = 10.0
+_ANSWER_S = 10.0
+
+
+class Reloadable(Protocol):
+    """What a configuration is applied to: the parts of a router. `apply` and `restore` come in this order."""
+
+    @property
+    def farm(self) -> Farm:
+        """The farm in use."""
+
+    def refuse(self, fresh: RunningConfig) -> None:
+        """Raise ConfigurationError for what cannot change while the service runs."""
+
+    def users(self, fresh: RunningConfig) -> logs.UserMasking:
+        """Return how users would be named in the log."""
+
+    def take_settings(self, fresh: RunningConfig, users: logs.UserMasking) -> None:
+        """Take all but the farm into use."""
+
+    def stop_removed(self, fresh: RunningConfig) -> None:
+        """Accept no more for services that go."""
+
+    async def take_farm(self, farm: Farm) -> None:
+        """Take the farm into use."""
+
+    def restore_overrides(self, servers: Collection[ServerId]) -> None:
+        """Give servers that were added what an operator has wanted of them before."""
+
+    async def accept(self, fresh: RunningConfig) -> None:
+        """Accept where the configuration says."""
+
+    def retire_relays(self, relays: Sequence[int]) -> None:
+        """Give these relays no more sessions: there are too many."""
+
+    def take_back_listeners(self, names: Collection[str]) -> None:
+        """Close the listeners that were passed on for a reload that has failed."""
 
 
 class Reloader:
-    """Reloads the configuration of a router, whole or not at all."""
+    """Reloads the configuration of a router, whole or not at all. `send` tells the supervisor."""
 
-    def __init__(self, router: "Router", active: RunningConfig) -> None:
-        self._router = router
-        self._path = active.path
+    def __init__(
+        self,
+        target: Reloadable,
+        *,
+        path: Path,
+        send: Callable[[msgspec.Struct], None],
+        metrics: Metrics,
+        events: Events,
+    ) -> None:
+        self._target = target
+        self._send = send
+        self._metrics = metrics
+        self._events = events
+        self._path = path
         self._one_at_a_time = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[ConfigPrepared]] = {}
@@ -65,16 +114,15 @@ class Reloader:
             if self._finished:
                 message = "an upgrade is under way; reload again when it is through"
                 raise ConfigurationError("upgrading", message)
-            metrics = self._router.metrics
             try:
                 changes = await self._reload()
             except RdpBalancerError as error:
-                metrics.reload_successful.set(0)
-                self._router.events.error("reload_failed", detail=str(error))
+                self._metrics.reload_successful.set(0)
+                self._events.error("reload_failed", detail=str(error))
                 raise
-            metrics.reload_successful.set(1)
-            metrics.reload_timestamp.set(time.time())
-            self._router.events.info("reloaded", **changes)
+            self._metrics.reload_successful.set(1)
+            self._metrics.reload_timestamp.set(time.time())
+            self._events.info("reloaded", **changes)
             return changes
 
     async def finish(self) -> None:
@@ -92,9 +140,8 @@ class Reloader:
         New addresses are not tried: to listen, even for a moment, would take connections that nobody serves.
         """
         farm = farm_of((await self._read()).settings)
-        before = self._router.dispatcher.farm
-        changes = diff(before, farm)
-        return _described(changes=changes, said=details(changes, before, farm))
+        before = self._target.farm
+        return _described(changes := diff(before, farm), details(changes, before, farm))
 
     async def reload_quietly(self) -> None:
         """Reload on a signal: whoever sent it reads the result in the log."""
@@ -103,11 +150,11 @@ class Reloader:
         except RdpBalancerError:
             return  # reported by reload()
 
-    def granted(self, granted: ConfigPrepared) -> None:
+    def prepared(self, answer: ConfigPrepared) -> None:
         """The supervisor has answered."""
-        future = self._waiting.pop(granted.number, None)
+        future = self._waiting.pop(answer.number, None)
         if future is not None and not future.done():
-            future.set_result(granted)
+            future.set_result(answer)
 
     def committed(self, committed: ConfigCommitted) -> None:
         """The supervisor has carried out what the kept configuration wants."""
@@ -115,27 +162,27 @@ class Reloader:
             self._committed.set_result(committed)
 
     async def _reload(self) -> dict[str, Any]:
-        router = self._router
+        target = self._target
         fresh = await self._read()
         logs.check_file(fresh.settings.global_.log.file)
-        users = router.user_names(fresh.settings)
+        users = target.users(fresh)
         farm = farm_of(fresh.settings)
-        before = router.dispatcher.farm
+        before = target.farm
         changes = diff(before, farm)
         await self._prepare_and_commit(fresh)
         # From here on nothing can fail: what could, has been tried.
-        router.take_settings(fresh, users)
-        router.doors.stop_removed(fresh.settings)
-        await router.take_farm(farm)
-        router.operator.restore(changes.servers_added)
-        await router.doors.apply(fresh.settings)
-        await self._settle()
+        target.take_settings(fresh, users)
+        target.stop_removed(fresh)
+        await target.take_farm(farm)
+        target.restore_overrides(changes.servers_added)
+        await target.accept(fresh)
+        await self._finish_at_supervisor()
         return _described(changes, details(changes, before, farm))
 
     async def _read(self) -> RunningConfig:
-        read = partial(active_file.read, self._path, environ=os.environ)
+        read = partial(running_config.read, self._path, environ=os.environ)
         fresh = await asyncio.get_running_loop().run_in_executor(self._thread, read)
-        self._router.refuse_running_changes(fresh)
+        self._target.refuse(fresh)
         return fresh
 
     async def _prepare_and_commit(self, fresh: RunningConfig) -> None:
@@ -144,46 +191,45 @@ class Reloader:
         try:
             await self._prepare(number, listeners)
             try:
-                active_file.keep(fresh)
+                running_config.keep(fresh)
             except OSError as error:
-                message = f"the new configuration cannot be kept in {self._router.runtime_dir}: {error}"
+                folder = running_config.kept_file(fresh).parent
+                message = f"the new configuration cannot be kept in {folder}: {error}"
                 raise ConfigurationError("config-not-kept", message) from error
         except RdpBalancerError:
-            self._router.supervisor.send(AbandonConfig(number))
-            self._router.doors.take_back(listeners)
+            self._send(AbandonConfig(number))
+            self._target.take_back_listeners(listeners)
             raise
 
-    async def _settle(self) -> None:
+    async def _finish_at_supervisor(self) -> None:
         """Have the supervisor close what is not wanted any more, and retire relays that are too many."""
-        router = self._router
         self._committed = asyncio.get_running_loop().create_future()
-        router.supervisor.send(CommitConfig())
+        self._send(CommitConfig())
         try:
-            async with asyncio.timeout(_GRANT_S):
+            async with asyncio.timeout(_ANSWER_S):
                 committed = await self._committed
         except TimeoutError:  # it is stuck; what is to be closed stays open until it is not
-            router.events.error("supervisor_silent", detail="the supervisor has not confirmed the reload")
+            self._events.error("supervisor_silent", detail="the supervisor has not confirmed the reload")
             return
         finally:
             self._committed = None
-        if isinstance(router.relays, RelayPool):
-            router.relays.retire(committed.surplus)
+        self._target.retire_relays(committed.surplus)
 
     async def _prepare(self, number: int, listeners: dict[str, str]) -> None:
         answer: asyncio.Future[ConfigPrepared] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        self._router.supervisor.send(PrepareConfig(number, listeners))
+        self._send(PrepareConfig(number, listeners))
         try:
-            async with asyncio.timeout(_GRANT_S):
-                granted = await answer
+            async with asyncio.timeout(_ANSWER_S):
+                prepared = await answer
         except TimeoutError:
             raise ChannelError(
                 "no-supervisor", "the supervisor did not answer; nothing has changed"
             ) from None
         finally:
             self._waiting.pop(number, None)
-        if granted.problem:
-            raise ConfigurationError("listen", granted.problem)
+        if prepared.problem:
+            raise ConfigurationError("listen", prepared.problem)
 
 
 def _raised_to_caller(_error: BaseException) -> None:

@@ -27,6 +27,23 @@ class RunningConfig:
     text: str
 
 
+class ConfigInUse:
+    """The running configuration of one process: a reload replaces it."""
+
+    def __init__(self, running: RunningConfig) -> None:
+        self.running = running
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in use."""
+        return self.running.settings
+
+    @property
+    def path(self) -> Path:
+        """The file as the operator names it."""
+        return self.running.path
+
+
 def read(path: Path, *, environ: Mapping[str, str]) -> RunningConfig:
     """Read the operator's file. Raises ConfigurationErrors."""
     settings, text = load_to_keep(path, environ=environ)

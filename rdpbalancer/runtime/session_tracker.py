@@ -109,7 +109,7 @@ class SessionTracker:
         self._account.closed(SessionRecord(facts, end, relay))
 
     def _count(self, session: LiveSession, bytes_up: int, bytes_down: int) -> None:
-        # What a relay said before it gave the session away may be heard after the words of its heir.
+        # What a relay said before it gave the session away may be heard after the words of its target.
         bytes_up, bytes_down = max(bytes_up, session.bytes_up), max(bytes_down, session.bytes_down)
         self._account.moved(session.facts, bytes_up - session.bytes_up, bytes_down - session.bytes_down)
         session.bytes_up, session.bytes_down = bytes_up, bytes_down

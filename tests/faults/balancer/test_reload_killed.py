@@ -19,16 +19,16 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 _KILL = f"os.kill(os.getpid(), {int(signal.SIGKILL)}); "
 # The statement before which the router dies, and whether the new configuration is kept by then.
 _STEPS = {
-    "read": ("self._router.refuse_running_changes(fresh)", False),
+    "read": ("self._target.refuse(fresh)", False),
     "compared": ("await self._prepare_and_commit(fresh)", False),
-    "prepared": ("active_file.keep(fresh)", False),
-    "kept": ("router.take_settings(fresh, users)", True),
-    "settings-taken": ("router.doors.stop_removed(fresh.settings)", True),
-    "stopped": ("await router.take_farm(farm)", True),
-    "farm-taken": ("router.operator.restore(changes.servers_added)", True),
-    "restored": ("await router.doors.apply(fresh.settings)", True),
-    "applied": ("await self._settle()", True),
-    "settled": ("return _described(changes, ", True),
+    "prepared": ("running_config.keep(fresh)", False),
+    "kept": ("target.take_settings(fresh, users)", True),
+    "settings-taken": ("target.stop_removed(fresh)", True),
+    "stopped": ("await target.take_farm(farm)", True),
+    "farm-taken": ("target.restore_overrides(changes.servers_added)", True),
+    "restored": ("await target.accept(fresh)", True),
+    "applied": ("await self._finish_at_supervisor()", True),
+    "settled": ("return _described(changes, details(", True),
 }
 
 

@@ -25,7 +25,7 @@ _NEW = "99.0"
 # A defect that a trial start cannot show.
 _FOR_REAL = 'if ".rehearsal-" not in str('
 _ROUTER = ("runtime/child", "    router = Router(", f"    {_FOR_REAL}kept): ")
-_READY = ("runtime/router", "        self.supervisor.send(router_messages.RouterReady(", "")
+_READY = ("runtime/router", "        self._send(router_messages.RouterReady(", "")
 
 
 def _router_that(statement: str) -> tuple[str, str, str]:
@@ -35,7 +35,7 @@ def _router_that(statement: str) -> tuple[str, str, str]:
 
 def _once_ready(statement: str) -> tuple[str, str, str]:
     module, old, _ = _READY
-    condition = f"        {_FOR_REAL}self._settings.global_.state_dir): "
+    condition = f"        {_FOR_REAL}parts.config.settings.global_.state_dir): "
     return module, old, f"{condition}{statement}\n{old}"
 
 
@@ -47,7 +47,7 @@ _BROKEN = {
     "hangs": (_router_that("__import__('time').sleep(3600)"), "was not ready within 20 s"),
     "never-ready": (_once_ready("await asyncio.sleep(3600)"), "was not ready within 20 s"),
     "ready-then-dies": (
-        _once_ready("self._loop.call_later(1.0, os._exit, 7)"),
+        _once_ready("asyncio.get_running_loop().call_later(1.0, os._exit, 7)"),
         "its router ended: exit status 7",
     ),
     "supervisor": (

@@ -98,12 +98,12 @@ class RelayProcess:
         return not (self._killed or self.task.done())
 
     @property
-    def inherits(self) -> bool:
+    def told_to_receive(self) -> bool:
         """Whether sessions of others may be on their way to it."""
         return bool(self._relay._moves._inheriting)
 
     def states(self) -> list[SessionState]:
-        """Return the sessions at work in it, and those that it would have back if their heirs died."""
+        """Return the sessions at work in it, and those that it would have back if their targets died."""
         return [*(session.state for session in self._relay._pump), *self._relay._moves.waiting()]
 
     def sessions(self) -> list[str]:
@@ -117,12 +117,12 @@ class RelayProcess:
         """
         self._killed = self.task.cancel()
         relay, moves = self._relay, self._relay._moves
-        giving = [each._line for each in moves._giving]
-        inheriting = [each._line for each in moves._inheriting.values()]
-        for line in (relay._router, relay._supervisor, *giving, *inheriting):
+        sending = [each._line for each in moves._giving]
+        receiving = [each._line for each in moves._inheriting.values()]
+        for line in (relay._router, relay._supervisor, *sending, *receiving):
             line.close()
         for session in relay._pump:
-            relay._pump.surrender(session)
+            relay._pump.migrate_out(session)
             session.client.close()
             session.server.close()
         relay._pump.close()
@@ -146,13 +146,13 @@ class Router:
         await self.pool.introduced()
         if full is not None:
             self._fill(full)
-        self.pool.surrender(outdated)
+        self.pool.migrate_out(outdated)
 
     def _fill(self, relay: int) -> None:
         """Say more to a relay than its line takes, without any consequence."""
         for _ in range(_MORE_THAN_A_LINE_TAKES):
             self.pool.kick(relay, ["nobody"], CloseReason.KICKED)
-            if self.pool.in_hand:
+            if self.pool.pending:
                 return
 
     def add(self, relay: RelayProcess) -> None:
@@ -228,7 +228,7 @@ class Farm:
         self.users: dict[str, User] = {}
         # Those whom a relay may have taken with it when it was killed: all but what the others had.
         self.at_risk: set[str] = set()
-        self.heirs_killed = 0
+        self.targets_killed = 0
         self.upgrades = 0
         self.routers: list[Router] = []
 
@@ -264,10 +264,10 @@ class Farm:
     def unknown_to_all(self) -> set[str]:
         """Return the sessions that may end without a record.
 
-        What lies in the line of an heir that is killed is known to the router only (decision 0013).
+        What lies in the line of an target that is killed is known to the router only (decision 0013).
         """
         # The first router ended before anything moved.
-        return self.at_risk if self.heirs_killed and len(self.routers) > 2 else set()
+        return self.at_risk if self.targets_killed and len(self.routers) > 2 else set()
 
     # ---- what happens ------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Farm:
     async def upgrade(self) -> None:
         """Replace all relays and the router, which first lets go of all that it has in hand."""
         pool = self.router.pool
-        await wait_until_async(lambda: not pool.in_hand, 5, "empty hands")
+        await wait_until_async(lambda: not pool.pending, 5, "empty hands")
         self._tell("an upgrade")
         self.upgrades += 1
         self.router.kill()
@@ -331,7 +331,7 @@ class Farm:
         giver, pool = self._chance.choice(self.old_relays), self.router.pool
         self._kill_relay(giver)
         await wait_until_async(
-            lambda: giver.pid not in pool.sessions() and not pool.in_hand, 5, "the giver's loss in the books"
+            lambda: giver.pid not in pool.sessions() and not pool.pending, 5, "the giver's loss in the books"
         )
 
     def everybody_leaves(self) -> None:
@@ -366,8 +366,8 @@ class Farm:
 
     def _kill_relay(self, relay: RelayProcess) -> None:
         self._tell(f"relay {relay.pid} is killed")
-        # One that is to give its sessions away may still inherit some, by an earlier router's move.
-        self.heirs_killed += relay.inherits or relay.pid not in self._outdated
+        # One that is to give its sessions away may still receive some, by an earlier router's move.
+        self.targets_killed += relay.told_to_receive or relay.pid not in self._outdated
         relay.kill()
         spared = {session for other in self.relays if other is not relay for session in other.sessions()}
         self.at_risk |= self.users.keys() - spared
@@ -385,7 +385,7 @@ class Farm:
 
 FAULTS: Final = {
     "router": Farm.kill_router,
-    "heir": Farm.kill_heir,
+    "target": Farm.kill_heir,
     "giver": Farm.kill_giver,
     "upgrade": Farm.upgrade,
 }

@@ -16,13 +16,13 @@ __all__ = ["unconfigured"]  # a fixture: a router's log is the process's own
 # What a run may draw its faults from, besides the upgrade that it begins with.
 _KINDS: Final = [
     ("router",),
-    ("heir",),
+    ("target",),
     ("giver",),
     ("upgrade",),
     ("router", "upgrade"),
-    ("router", "heir"),
-    ("heir", "giver"),
-    ("router", "heir", "giver", "upgrade"),
+    ("router", "target"),
+    ("target", "giver"),
+    ("router", "target", "giver", "upgrade"),
 ]
 # Seeds that between them have caught each mistake that was made on purpose; most others catch fewer.
 _SEEDS: Final = range(12, 32)
@@ -77,7 +77,7 @@ async def _old_relays_go(farm: Farm) -> None:
 async def _counts_are_true(farm: Farm) -> None:
     """The router knows how many sessions each relay has, and keeps nothing back."""
     pool = farm.router.pool
-    await wait_until_async(lambda: pool.in_hand == 0, _SOON_S, lambda: f"{pool.in_hand} left in hand")
+    await wait_until_async(lambda: pool.pending == 0, _SOON_S, lambda: f"{pool.pending} left in hand")
     await wait_until_async(
         lambda: {relay.pid: len(relay.sessions()) for relay in farm.relays} == pool.sessions(),
         _SOON_S,

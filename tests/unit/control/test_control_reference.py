@@ -10,7 +10,7 @@ import pytest
 from rdpbalancer.control import paging, parameters, protocol, rows, server
 from rdpbalancer.control.parameters import Signature
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
-from rdpbalancer.runtime.router import Router
+from rdpbalancer.runtime.service_verbs import ServiceVerbs
 from tests.unit.runtime.in_process_router import InProcessRouter, service_of
 
 PAGE = Path("docs/reference/control-protocol.md").read_text()
@@ -22,8 +22,8 @@ OPERATORS = {
     name: Signature(verb) for name, verb in InProcessRouter(service_of(["ts1"])).operator.verbs().items()
 }
 ROUTERS = {
-    name: Signature(getattr(Router, method))
-    for name, method in re.findall(r'"([a-z]+)": self\.(\w+),', inspect.getsource(Router._start_control))
+    name: Signature(getattr(ServiceVerbs, method))
+    for name, method in re.findall(r'"([a-z]+)": self\.(\w+),', inspect.getsource(ServiceVerbs.verbs))
 }
 ROWS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "status": (rows.Process, rows.WarningRow),

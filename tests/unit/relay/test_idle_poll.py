@@ -483,7 +483,7 @@ def test_surrender_of_a_resting_session(run: Run) -> None:
         async with hall() as h:
             party = h.come(bytes_up=7, bytes_down=8, silent_s=3.0)
             party.client.send(b"just now")  # no turn of the loop: not seen here
-            carried = h.pump.surrender(party.session)
+            carried = h.pump.migrate_out(party.session)
             assert (0, 0) == (h.watched, len(h.pump))
             assert (b"", b"", 7, 8) == (
                 carried.to_server,
@@ -494,14 +494,14 @@ def test_surrender_of_a_resting_session(run: Run) -> None:
             assert 3.0 <= carried.silent_s < 13.0
             party.server.send(b"in between")
             assert not await h.in_the_loop(party)
-            heir = Pump(h.loop, h.ended)
-            again = heir.resume(carried, party.near)
-            assert (True, 2) == (again.resting, len(heir.resting))
+            target = Pump(h.loop, h.ended)
+            again = target.resume(carried, party.near)
+            assert (True, 2) == (again.resting, len(target.resting))
             assert b"just now" == await read(party.server, 8)
             assert b"in between" == await read(party.client, 10)
             assert (15, 18, []) == (again.up.count, again.down.count, h.left)
-            heir.kick("s1", CloseReason.SHUTDOWN)
-            heir.close()
+            target.kick("s1", CloseReason.SHUTDOWN)
+            target.close()
 
     run(scene())
 
@@ -554,12 +554,12 @@ def test_a_number_that_comes_again_is_another_session(run: Run) -> None:
         async with hall() as h:
             for number in range(3):
                 client, server = numbers_of(h.come(f"old{number}"))
-                heir = h.sockets()
+                target = h.sockets()
                 h.pump.kick(f"old{number}", CloseReason.KICKED)
-                h.take(renumber(heir, (server, client)), f"new{number}")
-                assert (server, client) == numbers_of(heir)
-                await write(heir.client, b"mine")
-                assert b"mine" == await read(heir.server, 4)
+                h.take(renumber(target, (server, client)), f"new{number}")
+                assert (server, client) == numbers_of(target)
+                await write(target.client, b"mine")
+                assert b"mine" == await read(target.server, 4)
                 h.pump.kick(f"new{number}", CloseReason.KICKED)
 
     run(scene())
@@ -573,17 +573,17 @@ def test_a_number_that_comes_again_in_the_same_turn(run: Run, who: CloseSide) ->
         async with hall() as h:
             party = h.come()
             numbers = numbers_of(party)
-            heir = h.sockets()
-            h.on_end = lambda: h.take(renumber(heir, numbers), "s2")
+            target = h.sockets()
+            h.on_end = lambda: h.take(renumber(target, numbers), "s2")
             one, other = party.ends(who)
             other.send(b"of the old one")
             reset(one)
             await wait_until_async(lambda: h.left, 5, "the end of the old one")
             await turns()
             assert [("s1", CloseReason.RESET, who)] == h.left
-            assert (numbers, True, 2) == (numbers_of(heir), heir.session.resting, h.watched)
-            await write(heir.server, b"of the new one")
-            assert b"of the new one" == await read(heir.client, 14)
+            assert (numbers, True, 2) == (numbers_of(target), target.session.resting, h.watched)
+            await write(target.server, b"of the new one")
+            assert b"of the new one" == await read(target.client, 14)
 
     run(scene())
 
@@ -771,7 +771,7 @@ class Story:
 
     def _move(self) -> None:
         self.seen.add("moves out of rest" if self._rests else "moves awake")
-        carried = self._pump.surrender(self.party.session)
+        carried = self._pump.migrate_out(self.party.session)
         assert 0 == len(self._pump.resting)
         self._pump = self._heir if self._pump is self._hall.pump else self._hall.pump
         self.party.session = self._pump.resume(carried, self.party.near)

@@ -70,18 +70,18 @@ def sockets() -> Iterator[list[socket.socket]]:
 
 @pytest.mark.parametrize("size", [10, 3 * PART_BYTES])
 async def test_what_has_not_gone_is_taken_back(sockets: list[socket.socket], size: int) -> None:
-    """The heir dies before the kernel has taken a session: it is whole, with all its parts, and goes on."""
+    """The target dies before the kernel has taken a session: it is whole, with all its parts, and goes on."""
     near, far = (sockets[0], sockets[2]), (sockets[1], sockets[3])
     back: list[tuple[SessionTransfer, Pair]] = []
     ours, theirs = pair()
-    giving = MigrationSender(ours, 5, take_back=lambda session, pair: back.append((session, pair)))
+    sending = MigrationSender(ours, 5, take_back=lambda session, pair: back.append((session, pair)))
     session = _carried(size, size)
     theirs.close()
-    giving.give(session, near)
-    assert not giving.ready
+    sending.give(session, near)
+    assert not sending.ready
     await wait_until_async(lambda: back, 5, "the session")
     assert [(session, near)] == back
-    assert giving.done
+    assert sending.done
     for one, other in zip(near, far, strict=True):
         one.send(b"x")
         assert b"x" == other.recv(1)
@@ -97,14 +97,14 @@ async def test_an_heir_that_is_slow_gets_one_session_too_many_at_most() -> None:
             sock.close()
 
     ours, theirs = pair()
-    giving = MigrationSender(ours, 1000, take_back=take_back)
+    sending = MigrationSender(ours, 1000, take_back=take_back)
     given = 0
-    while giving.ready:
-        giving.give(SessionTransfer(f"s{given}", _FACTS, b"", b"", 0.0), socket.socketpair())
+    while sending.ready:
+        sending.give(SessionTransfer(f"s{given}", _FACTS, b"", b"", 0.0), socket.socketpair())
         given += 1
     assert 10 < given < 1000
-    assert not giving.done
-    giving.close()
+    assert not sending.done
+    sending.close()
     assert [f"s{given - 1}"] == [session.id for session in back]
     theirs.close()
     await asyncio.sleep(0)
@@ -123,14 +123,14 @@ async def test_sessions_of_one_turn_share_messages_that_fit() -> None:
             first = (b"", bytes(size))
             chosen = await pool.choose()
             pool.adopt(chosen, facts, (near_client, near_server), first=first, idle_s=0)
-        assert pool.in_hand
+        assert pool.pending
         await wait_until_async(lambda: len(relay.sockets) == 2 * len(sizes), 5, "all sessions")
         sessions = [carried for message in relay.all_of(Adopt) for carried in message.sessions]
         assert [(f"s{number}", size) for number, size in enumerate(sizes)] == [
             (carried.id, len(carried.to_client)) for carried in sessions
         ]
         assert len(relay.all_of(Adopt)) <= 100 // 32 + 1 + 5
-        assert 0 == pool.in_hand
+        assert 0 == pool.pending
         for number, (end, got) in enumerate(zip(far, relay.sockets, strict=True)):
             end.send(b"%d" % number)
             assert b"%d" % number == got.recv(10)

@@ -199,7 +199,7 @@ def test_a_stalled_session_moves(run: Run) -> None:
     async def scene() -> None:
         async with stalled() as s:
             await s.until_patient()
-            carried = s.pump.surrender(s.session)
+            carried = s.pump.migrate_out(s.session)
             s.pump.close()
             s.pump = s.another_pump()
             s.session = s.pump.resume(carried, (s.near_client, s.near_server))

@@ -370,11 +370,11 @@ def test_a_session_moves(run: Run, *, half_closed: bool) -> None:
             writing = asyncio.get_running_loop().create_task(write(r.server, data))
             await wait_until_async(lambda: r.session.down.pending, 5, "a pending chunk")
             start = await read(r.client, 100_000)
-            carried = r.pump.surrender(r.session)
+            carried = r.pump.migrate_out(r.session)
             assert 0 == len(r.pump)
             assert carried.to_client
-            heir = Pump(r.pump.loop, r._ended)
-            heir.resume(carried, r.near)
+            target = Pump(r.pump.loop, r._ended)
+            target.resume(carried, r.near)
             assert data == start + await read(r.client, len(data) - len(start))
             await writing
             if not half_closed:
@@ -384,7 +384,7 @@ def test_a_session_moves(run: Run, *, half_closed: bool) -> None:
                 assert b"" == await read(r.server, 1)
             r.server.close()
             assert (CloseReason.EOF, CloseSide.CLIENT) == await r.end()
-            assert 0 == len(heir)
-            heir.close()
+            assert 0 == len(target)
+            target.close()
 
     run(scene())

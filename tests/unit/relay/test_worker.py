@@ -114,9 +114,9 @@ def test_sessions_outlive_the_router(run: Run) -> None:
             for client, server in ends[:40]:  # they end while there is no router
                 client.close()
                 server.close()
-            heir = RelayPool(second)
-            heir.add(1, h.router_end.dup())
-            await heir.introduced()
+            target = RelayPool(second)
+            target.add(1, h.router_end.dup())
+            await target.introduced()
             await wait_until_async(lambda: len(second.ended) == 40, 5, "40 ends")
             assert {f"s{number}" for number in range(40)} == {ended.id for ended in second.ended}
             assert {f"s{number}" for number in range(40, 100)} <= set(second.live)
@@ -124,12 +124,12 @@ def test_sessions_outlive_the_router(run: Run) -> None:
             for client, server in ends[40:]:
                 await write(client, data)
                 assert data == await read(server, 10_000)
-            heir.kick(1, [f"s{number}" for number in range(40, 100)], CloseReason.KICKED)
+            target.kick(1, [f"s{number}" for number in range(40, 100)], CloseReason.KICKED)
             await wait_until_async(lambda: len(second.ended) == 100, 5, "100 ends")
             assert {(10_000, 2)} == {(end.bytes_up, end.bytes_down) for end in second.ended[40:]}
             assert facts(99) == msgspec.msgpack.decode(second.ended[-1].facts, type=SessionFacts)
             close(ends)
-            heir.close()
+            target.close()
         assert before == open_descriptors()
 
     run(scene())
@@ -240,7 +240,7 @@ def test_a_retired_relay_ends_when_it_is_empty(run: Run) -> None:
 
 
 def test_sessions_move_to_another_relay(run: Run) -> None:
-    """A relay that surrenders gives every session away while its bytes are on the way, and exits."""
+    """A relay that makes way gives every session away while its bytes are on the way, and exits."""
 
     async def scene() -> None:
         books = Books()
@@ -260,7 +260,7 @@ def test_sessions_move_to_another_relay(run: Run) -> None:
             ]
             pool.add(2, two.router_end.dup())
             await pool.introduced()
-            pool.surrender([1])
+            pool.migrate_out([1])
             assert data == await asyncio.gather(*reading)
             await asyncio.gather(*writing)
             await wait_until_async(one.task.done, 5, "the first relay's end")
@@ -292,27 +292,27 @@ def test_no_router_has_a_session_in_its_hands(run: Run, turns: int) -> None:
             pool.add(1, one.router_end.dup())
             pool.add(2, two.router_end.dup())
             await pool.introduced()
-            pool.surrender([1])
+            pool.migrate_out([1])
             for _ in range(turns):
                 await asyncio.sleep(0)
             pool.close()
 
             books = Books()
-            heir = RelayPool(books)
-            heir.add(1, one.router_end.dup())
-            heir.add(2, two.router_end.dup())
-            await heir.introduced()
-            heir.surrender([1])
+            target = RelayPool(books)
+            target.add(1, one.router_end.dup())
+            target.add(2, two.router_end.dup())
+            await target.introduced()
+            target.migrate_out([1])
             await wait_until_async(lambda: books.lost, 5, "the first relay's end")
             assert dict.fromkeys((f"s{number}" for number in range(100)), 2) == books.live
             assert {1} == set(books.moves.values())
-            assert ({2: 100}, []) == (heir.sessions(), books.ended)
+            assert ({2: 100}, []) == (target.sessions(), books.ended)
             for client, server in ends:
                 client.send(b"still here")
                 assert b"still here" == await read(server, 10)
             close(ends)
             await wait_until_async(lambda: len(books.ended) == 100, 5, "100 ends")
-            heir.close()
+            target.close()
         assert before == open_descriptors()
 
     run(scene())
@@ -325,22 +325,22 @@ def _unread(line: socket.socket) -> int:
 
 
 async def fill(line: socket.socket, relay: Held, sessions: int) -> socket.socket:
-    """Have a relay give its sessions away until the line takes no more; return the heir's end."""
-    giving, inheriting = pair()
+    """Have a relay give its sessions away until the line takes no more; return the target's end."""
+    sending, receiving = pair()
     line.sendmsg(
         [msgspec.msgpack.encode(MigrateOut(sessions))],
-        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [giving.fileno()]))],
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sending.fileno()]))],
     )
-    giving.close()
+    sending.close()
     seen = [0]
 
     def full() -> bool:
-        seen.append(_unread(inheriting))
+        seen.append(_unread(receiving))
         return seen[-1] == seen[-2] > 0
 
     await wait_until_async(full, 5, "a full line")
     assert not relay.task.done()
-    return inheriting
+    return receiving
 
 
 def moved_over(line: socket.socket) -> list[str]:
@@ -356,27 +356,27 @@ def moved_over(line: socket.socket) -> list[str]:
 
 
 def test_a_router_hears_of_the_session_that_waits_for_a_line(run: Run) -> None:
-    """Its heir may die: then it is back at work, and nobody would know it."""
+    """Its target may die: then it is back at work, and nobody would know it."""
 
     async def scene() -> None:
         books = Books()
-        pool, heir = RelayPool(Books()), RelayPool(books)
+        pool, target = RelayPool(Books()), RelayPool(books)
         async with held() as one:
             pool.add(1, one.router_end.dup())
             await pool.introduced()
             ends = [await adopted(pool, number) for number in range(300)]
-            inheriting = await fill(one.router_end, one, 300)
+            receiving = await fill(one.router_end, one, 300)
             pool.close()
-            heir.add(1, one.router_end.dup())
-            await heir.introduced()
+            target.add(1, one.router_end.dup())
+            await target.introduced()
             told = set(books.live)
-            said = moved_over(inheriting)
+            said = moved_over(receiving)
             assert (300, set()) == (len(told) + len(said), told & set(said))
             assert {0} == set(books.moves.values()), "the one that waits has not moved"
-            heir.kick(1, sorted(told), CloseReason.KICKED)
+            target.kick(1, sorted(told), CloseReason.KICKED)
             await wait_until_async(lambda: {ended.id for ended in books.ended} == told, 5, "all ends")
             close(ends)
-            heir.close()
+            target.close()
 
     run(scene())
 
@@ -392,9 +392,9 @@ def test_a_stop_in_the_middle_of_a_move(run: Run) -> None:
             pool.add(1, one.router_end.dup())
             await pool.introduced()
             ends = [await adopted(pool, number) for number in range(300)]
-            inheriting = await fill(one.router_end, one, 300)
+            receiving = await fill(one.router_end, one, 300)
         await wait_until_async(lambda: books.lost, 5, "the relay's end")
-        said = moved_over(inheriting)
+        said = moved_over(receiving)
         assert said
         assert {CloseReason.SHUTDOWN} == {ended.close_reason for ended in books.ended}
         assert sorted(f"s{number}" for number in range(300)) == sorted(

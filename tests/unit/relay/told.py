@@ -88,8 +88,8 @@ class ToldRelay:
         states = [SessionState(session_id, b"", 0, 0, moves=1) for session_id in ids]
         self.line.send(SessionsArrived(move, states, last))
 
-    async def inherits(self) -> str:
-        """Wait until it is to inherit something more, say that it is there, and return the move."""
+    async def told_to_receive(self) -> str:
+        """Wait until it is to receive something more, say that it is there, and return the move."""
         await wait_until_async(lambda: len(self.all_of(MigrateIn)) > self.moves, 5, "an inheritance")
         move = self.all_of(MigrateIn)[self.moves].move
         self.moves += 1
@@ -131,19 +131,19 @@ class Party:
 @asynccontextmanager
 async def party(
     *sessions: int,
-    surrender: Sequence[int] = (),
+    migrate_out: Sequence[int] = (),
     capacity: int = DEFAULT_CAPACITY,
     silent: Sequence[int] = (),
     books: Books | None = None,
 ) -> AsyncIterator[Party]:
-    """Bring a pool and relays together; some of these do not answer, some are to surrender."""
+    """Bring a pool and relays together; some of these do not answer, some are to migrate_out."""
     made = Party(sessions, capacity=capacity, silent=silent, books=books or Books())
     try:
         if silent:
             await asyncio.gather(*(relay.is_told(relay_messages.RelayHello) for relay in made.relays))
         else:
             await made.pool.introduced()
-        made.pool.surrender(surrender)
+        made.pool.migrate_out(migrate_out)
         yield made
     finally:
         for relay in made.relays:
