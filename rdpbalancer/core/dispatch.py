@@ -27,7 +27,7 @@ from rdpbalancer.core.route import (
 )
 from rdpbalancer.core.schedule import Random
 from rdpbalancer.core.servers import ServerTable
-from rdpbalancer.model import Endpoint, Key, Method, Reason, ServerId, SessionFacts
+from rdpbalancer.model import Endpoint, Key, Method, ServerId, SessionFacts
 from rdpbalancer.wire.token import msts_number
 
 # A routing token: the address that it names, or the number that only its maker understands.
@@ -146,18 +146,14 @@ class Dispatcher:
         if view is None:
             self.ledger.release(slot)
             return None
-        if isinstance(token, int):
-            self._follow(slot, source, token, now)
-            request = RouteRequest(source, excluded=excluded)
-            decision = route_granted(request, service, views, view, waited_for=None)
-            assert decision is not None  # noqa: S101 (there is no binding that it could go home to)
-            return Placed(slot, decision if waited_for.server is None else Route(slot.server, Reason.TOKEN))
-        bound_server = self.bindings.server_of(service.name, key, now=now)
-        request = RouteRequest(source, token, key, bound_server, excluded)
+        request = self._request(service, source=source, token=token, key=key, excluded=excluded, now=now)
         decision = route_granted(request, service, views, view, waited_for=waited_for.server)
         if decision is None:
             self.ledger.release(slot)
             return None
+        if isinstance(token, int):
+            self._follow(slot, source, token, now)
+            return Placed(slot, decision)
         if decision.binds:
             self.ledger.set_key(slot, key, source)
         return self._claimed(service, slot, decision, now)

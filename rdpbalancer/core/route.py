@@ -110,7 +110,7 @@ def _by_token(request: RouteRequest, service: VirtualService, views: Sequence[Se
 
 def _by_redirection(
     request: RouteRequest, service: VirtualService, views: Sequence[ServerView]
-) -> Decision | None:
+) -> Route | Enqueue | None:
     """Return the likeliest maker of a token that can take it now; wait only where all that can are full."""
     full: ServerView | None = None
     for name in request.follows:
@@ -122,8 +122,9 @@ def _by_redirection(
         full = full or view
         if request.maker_known and name == request.follows[0]:
             break  # no other server would take it
-    waits = full is not None and service.persistence.wait_when_full
-    return Enqueue(full.server.id) if full is not None and waits else None
+    if full is None or not service.persistence.wait_when_full:
+        return None
+    return Enqueue(full.server.id)
 
 
 def route_granted(
@@ -136,18 +137,28 @@ def route_granted(
 ) -> Route | None:
     """Return why a connection goes to the server whose slot it was granted after a wait in the queue.
 
-    `waited_for`: the server that it waited for, None: any. None is returned where its key has been bound to
-    another server meanwhile that would take it now, or have it wait; the slot is to be given back. If that
-    one would not, the slot is kept: two such connections would hand it to each other for ever.
+    `waited_for`: the server that it waited for, None: any. None is returned where another server is known by
+    now to be the connection's own (its key has been bound to it, or it made the routing token) and would take
+    it, or have it wait; the slot is to be given back. If that one would not, the slot is kept: two such
+    connections would hand it to each other for ever.
     """
     server = granted.server
-    if waited_for is not None and request.token is not None and names_server(granted, request.token):
+    if waited_for is not None and _led_by_token(request, granted):
         return Route(server.id, Reason.TOKEN)
+    if request.maker_known and (maker := _by_redirection(request, service, views)) is not None:
+        return Route(server.id, Reason.TOKEN) if maker.server == server.id else None
     if request.bound_server == server.id.name:
         return Route(server.id, _bound_reason(request.key), binds=True)
     if _by_binding(request, service, views) is not None:
         return None
     return _new_route(request, server.id, backup=server.backup)
+
+
+def _led_by_token(request: RouteRequest, view: ServerView) -> bool:
+    """Whether it is the routing token that has had a connection wait for this server."""
+    if request.token is not None:
+        return names_server(view, request.token)
+    return request.key is None  # what else could be known of it is a token whose maker is looked for
 
 
 def _by_binding(
