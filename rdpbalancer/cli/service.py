@@ -31,7 +31,7 @@ def run_service(config: Path) -> None:
 
     from rdpbalancer.errors import ConfigurationError, RdpBalancerError
     from rdpbalancer.runtime.loop import run
-    from rdpbalancer.runtime.supervisor import serve
+    from rdpbalancer.runtime.service import serve
 
     setproctitle.setproctitle("rdpbalancer: supervisor")
     try:

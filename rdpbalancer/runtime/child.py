@@ -87,12 +87,12 @@ def _preflight(kept: Path, path: Path, *, rehearse: bool) -> None:
     import msgspec
 
     from rdpbalancer.relay import worker
-    from rdpbalancer.runtime import rehearsal, router, running_config, supervisor, upgrade
+    from rdpbalancer.runtime import rehearsal, router, running_config, service, supervisor, upgrade
     from rdpbalancer.settings.farm_builder import farm_of
 
     in_use = running_config.kept(kept, path, environ=os.environ)
     farm_of(in_use.settings)
-    needed = (worker.Relay, router.Router, supervisor.Supervisor)
+    needed = (worker.Relay, router.Router, supervisor.Supervisor, service.serve)
     assert all(needed)  # noqa: S101 (they are there; whether they run is tried below)
     if rehearse and (problem := run(rehearsal.rehearse(in_use))):
         raise SystemExit(problem)

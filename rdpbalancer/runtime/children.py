@@ -26,6 +26,8 @@ _READ_BYTES = 4096
 # An event with a traceback; a longer one is kept as last words.
 _EVENT_BYTES = 64 * 1024
 _REASON_CHARS = 300
+# The frames of a traceback that matter, and the error.
+_OUTPUT_LINES = 20
 
 
 # Gets level, name and fields of an event.
@@ -34,10 +36,10 @@ EventReceiver = Callable[[str, str, dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A process that has been started: our end of the line to it, and of the pipe of its failures."""
+    """A process that has been started: our end of the channel to it, and of the pipe of its failures."""
 
     pid: int
-    line: socket.socket
+    channel: socket.socket
     failures: int
 
 
@@ -126,6 +128,11 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if {"level", "event"} <= event.keys() else None
 
 
+def last_output(lines: list[str]) -> dict[str, list[str]]:
+    """Return what a process said at its end as a field of its event, if it said more than its reason."""
+    return {"output": lines[-_OUTPUT_LINES:]} if len(lines) > 1 else {}
+
+
 def reason(lines: Sequence[str]) -> str:
     """Return the line that says why a process failed: the last one, where Python puts the error."""
     said = [line.strip() for line in lines if line.strip()]
@@ -133,7 +140,7 @@ def reason(lines: Sequence[str]) -> str:
 
 
 class Child:
-    """One child process and the supervisor's line to it.
+    """One child process and the supervisor's channel to it.
 
     `on_message(child, message)` gets what it says; `on_exit(child, how)` is called once, when it has ended.
     `on_event(child, level, event, fields)` gets what it has to log, if it has no log of its own.

@@ -19,7 +19,8 @@ from rdpbalancer.runtime import program
 from rdpbalancer.runtime.notify import Notifier
 from rdpbalancer.runtime.running_config import RunningConfig
 from rdpbalancer.runtime.state_service import FILE_NAME
-from rdpbalancer.runtime.supervisor import Supervisor, prepare_folders
+from rdpbalancer.runtime.supervisor import Supervisor
+from rdpbalancer.runtime.supervisor_setup import prepare_folders
 from rdpbalancer.runtime.trial import READY_S
 from rdpbalancer.settings.load import loads_kept
 from rdpbalancer.stores.sqlite import open_file

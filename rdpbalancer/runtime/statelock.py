@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 
 from rdpbalancer.errors import ConfigurationError
+from rdpbalancer.runtime.running_config import RunningConfig
+from rdpbalancer.telemetry.events import Events
 
 FILE_NAME = "rdpbalancer.lock"
 # What its holder says of itself, and no more of a file that somebody else has put there.
@@ -25,6 +27,34 @@ class Holder(msgspec.Struct):
     pid: int
     config: str
     since: float
+
+
+class StateLock:
+    """The lock that this service holds, or not."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self.descriptor: int | None = None
+
+    def acquire(self, running: RunningConfig) -> None:
+        """Keep other services off the state folder. Raises ConfigurationError: one is using it."""
+        state_dir = running.settings.global_.state_dir
+        try:
+            self.descriptor = acquire(state_dir, config=running.path, wall=time.time())
+        except OSError as error:
+            detail = f"{state_dir} cannot be locked ({error}): see to it that no second service uses it"
+            self._events.warning("state_not_locked", detail=detail)
+
+    def take_over(self, descriptor: int) -> None:
+        """Go on with the lock of the program before."""
+        os.set_inheritable(descriptor, False)
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Let another service use the folder."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
 
 def acquire(state_dir: Path, *, config: Path, wall: float) -> int:

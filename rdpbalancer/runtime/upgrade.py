@@ -157,24 +157,26 @@ def become(
         descriptors += inherited.before.descriptors
     for relay in inherited.relays:
         descriptors += [relay.line, relay.router_end]
-    memory = os.memfd_create("rdpbalancer-inherited", 0)  # 0: it stays open over exec
-    os.write(memory, msgspec.json.encode(inherited))
-    os.lseek(memory, 0, os.SEEK_SET)
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, True)
-    for number in then:
-        os.kill(os.getpid(), number)  # blocked, and so kept by the kernel until the new code lets it in
-    logs.flush()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    environ = {**program.environ(), _ENVIRONMENT: str(memory)}
+    memory: int | None = None
     try:
+        memory = os.memfd_create("rdpbalancer-inherited", 0)  # 0: it stays open over exec
+        os.write(memory, msgspec.json.encode(inherited))
+        os.lseek(memory, 0, os.SEEK_SET)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, True)
+        for number in then:
+            os.kill(os.getpid(), number)  # blocked, and so kept by the kernel until the new code lets it in
+        logs.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        environ = {**program.environ(), _ENVIRONMENT: str(memory)}
         os.execve(  # noqa: S606 (our own program, no shell)
             program.executable, [*program.command("rdpbalancer"), "run", "-c", str(path)], environ
         )
     finally:  # only after an error
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        os.close(memory)
+        if memory is not None:
+            os.close(memory)
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
 

@@ -259,7 +259,7 @@ async def test_everything_is_killed(new_balancer: NewBalancer) -> None:
 @pytest.mark.slow
 async def test_a_frozen_router_is_replaced(new_balancer: NewBalancer) -> None:
     """SIGSTOP of the router: sessions go on; it is killed and replaced within seconds of HANG_S."""
-    from rdpbalancer.runtime.supervisor import HANG_S
+    from rdpbalancer.runtime.liveness import HANG_S
 
     balancer = await started(new_balancer)
     async with labs(1) as servers:

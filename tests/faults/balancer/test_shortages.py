@@ -59,7 +59,7 @@ async def test_out_of_descriptors(new_balancer: NewBalancer) -> None:
 @pytest.mark.slow
 async def test_a_frozen_relay_is_replaced(new_balancer: NewBalancer) -> None:
     """SIGSTOP of a relay: its sessions, frozen anyway, are given up and recorded; the others never notice."""
-    from rdpbalancer.runtime.supervisor import HANG_S
+    from rdpbalancer.runtime.liveness import HANG_S
 
     balancer = await asyncio.to_thread(lambda: new_balancer(relays=2))
     async with labs(1) as servers:

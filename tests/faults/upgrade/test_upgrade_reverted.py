@@ -47,21 +47,21 @@ _BROKEN = {
     "hangs": (_router_that("__import__('time').sleep(3600)"), "was not ready within 20 s"),
     "never-ready": (_once_ready("await asyncio.sleep(3600)"), "was not ready within 20 s"),
     "ready-then-dies": (
-        _once_ready("asyncio.get_running_loop().call_later(1.0, os._exit, 7)"),
+        _once_ready("asyncio.get_running_loop().call_later(1.0, __import__('os')._exit, 7)"),
         "its router ended: exit status 7",
     ),
     "supervisor": (
         (
             "runtime/supervisor",
-            "            self._take_over(self._inherited)\n",
+            "            self._upgrader.take_over(self._inherited)\n",
             "            raise RuntimeError('cannot take over')\n",
         ),
         "its supervisor did not start: RuntimeError: cannot take over",
     ),
     "configuration": (
         (
-            "runtime/supervisor",
-            "        active = active_file.kept(Path(inherited.kept), path, environ=os.environ)\n",
+            "runtime/service",
+            "        running = running_config.kept(Path(inherited.kept), path, environ=os.environ)\n",
             "        raise RuntimeError('cannot read what is kept')\n",
         ),
         "its supervisor did not start: RuntimeError: cannot read what is kept",

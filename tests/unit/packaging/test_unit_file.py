@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from rdpbalancer.cli.output import EXIT_CONFIGURATION
-from rdpbalancer.runtime import supervisor
+from rdpbalancer.runtime import liveness, restarts, supervisor
 from rdpbalancer.settings.load import load
 from rdpbalancer.settings.units import parse_duration_s
 from tests.support.unitfile import SERVICE, read_unit
@@ -58,14 +58,14 @@ def test_a_reload_needs_no_other_program() -> None:
 def test_a_stop_has_the_time_it_may_take() -> None:
     """The service manager kills later than the slowest orderly stop: sessions, last records, relays."""
     settings = load(REPOSITORY / "config" / "rdpbalancer.yaml", environ={})
-    slowest_s = settings.global_.shutdown_timeout + supervisor._ROUTER_GRACE_S
-    slowest_s += supervisor._STOP_GRACE_S
+    slowest_s = settings.global_.shutdown_timeout + supervisor.ROUTER_GRACE_S
+    slowest_s += supervisor.STOP_GRACE_S
     assert slowest_s < parse_duration_s(read_unit()["TimeoutStopSec"][0])
 
 
 def test_the_watchdog_leaves_the_supervisor_its_time() -> None:
     """The service manager steps in after the supervisor has had time to replace a stuck process."""
-    replaced_s = supervisor.HANG_S + max(supervisor._RESTART_DELAYS_S) + 2 * supervisor._PING_INTERVAL_S
+    replaced_s = liveness.HANG_S + max(restarts.RESTART_DELAYS_S) + 2 * liveness.PING_INTERVAL_S
     assert replaced_s < parse_duration_s(read_unit()["WatchdogSec"][0])
 
 

@@ -143,7 +143,7 @@ async def test_a_relay_as_the_supervisor_starts_it() -> None:
     started = children.start(archive, "relay", ["1"], [relay_end])
     relay_end.close()
     pid = started.pid
-    watcher = Watcher(pid, started.line, started.failures)
+    watcher = Watcher(pid, started.channel, started.failures)
     watcher.child.channel.send(relay_messages.PingRelay(7))
     await wait_until_async(lambda: bool(watcher.said), PATIENCE_S, "an answer")
     assert [relay_messages.PongRelay(7)] == watcher.said
@@ -174,12 +174,12 @@ async def test_why_a_child_ended_is_said_too() -> None:
     """The last line of what it said, and the lines before it for the log; of one that never ran, too."""
     archive = program.own()
     started = children.start(archive, "relay", ["not-a-descriptor"], [])
-    watcher = Watcher(started.pid, started.line, started.failures)
+    watcher = Watcher(started.pid, started.channel, started.failures)
     how = await watcher.end()
     assert "exit status 1: ValueError: not enough values to unpack (expected 3, got 2)" == how
     assert "Traceback (most recent call last):" == watcher.child.last_words[0]
     started = children.start(program.Program(sys.executable, ""), "butler", [], [])
-    watcher = Watcher(started.pid, started.line, started.failures)
+    watcher = Watcher(started.pid, started.channel, started.failures)
     assert "there is no role 'butler'" in await watcher.end()
     os.close(archive.code)
 
