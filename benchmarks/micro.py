@@ -15,7 +15,8 @@ from rdpbalancer.core.farm import Farm, RealServer, VirtualService
 from rdpbalancer.core.health import HealthState
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import CloseReason, CloseSide, Endpoint, Health, Key, Method, ServerId
-from rdpbalancer.relay.pump import Pump, PumpedSession
+from rdpbalancer.relay.mover import MovedSession
+from rdpbalancer.relay.pump import Pump
 from rdpbalancer.runtime.loop import loop_factory
 from rdpbalancer.stores.memory import MemoryStore
 from rdpbalancer.wire.request import parse_request
@@ -85,7 +86,7 @@ def pump_round_trips(loops: int) -> float:
 async def _round_trips(loops: int) -> float:
     loop = asyncio.get_running_loop()
 
-    def ended(session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
+    def ended(session: MovedSession, reason: CloseReason, side: CloseSide) -> None:
         del session, reason, side
 
     pump = Pump(loop, ended)

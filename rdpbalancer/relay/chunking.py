@@ -1,4 +1,4 @@
-"""Splitting what does not fit into one message of the private line, and putting it together again."""
+"""Splitting what does not fit into one message of a channel, and putting it together again."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ def packed(carried: SessionTransfer) -> Iterator[SessionChunk | MigratedSession]
 
 
 class ChunkCollector:
-    """The parts of the session whose own message comes next over a line."""
+    """The parts of the session whose own message comes next over a channel."""
 
     def __init__(self) -> None:
         self._to_server = bytearray()

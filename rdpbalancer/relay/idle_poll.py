@@ -1,4 +1,4 @@
-"""Sessions at rest: watched by one epoll for all of them, until bytes move.
+"""Idle sessions: watched by one epoll for all of them, until bytes move.
 
 A reader in the event loop is the fastest way to move bytes, but it takes a kilobyte of memory and as much
 time to set up and take down as all else that a relay does for a session. Most sessions of a farm are idle at
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 # Idle sessions that become readable: so many are handled in one turn of the loop, the rest in the next turns.
-_STIRRED_PER_TURN = 64
+_READABLE_PER_TURN = 64
 
 
 class IdleFlow(Protocol):
@@ -27,20 +27,20 @@ Flow = TypeVar("Flow", bound=IdleFlow)
 
 
 class IdlePoller(Generic[Flow]):
-    """Where sessions rest. `on_stir(flow)` is called when a flow can be read, again and again until it is."""
+    """Watches idle flows. `on_readable(flow)` is called when one can be read, again and again until it is."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_stir: Callable[[Flow], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[Flow], None]) -> None:
         self._loop = loop
-        self._on_stir = on_stir
+        self._on_readable = on_readable
         self._epoll = select.epoll()
         self._flows: dict[int, Flow] = {}
-        loop.add_reader(self._epoll.fileno(), self._stirred)
+        loop.add_reader(self._epoll.fileno(), self._readable)
 
     def __len__(self) -> int:
         return len(self._flows)
 
     def add(self, *flows: Flow) -> None:
-        """Let flows rest, which the loop does not watch. Raises OSError: the kernel refuses; none rests."""
+        """Watch flows that the loop does not watch. Raises OSError: the kernel refuses; none is watched."""
         added: list[Flow] = []
         try:
             for flow in flows:
@@ -52,7 +52,7 @@ class IdlePoller(Generic[Flow]):
             raise
 
     def remove(self, *flows: Flow) -> None:
-        """Let flows go. To be called before their sockets are closed or given away."""
+        """Watch flows no longer. To be called before their sockets are closed or given away."""
         for flow in flows:
             del self._flows[flow.fileno()]
             self._epoll.unregister(flow.fileno())
@@ -63,9 +63,9 @@ class IdlePoller(Generic[Flow]):
         self._epoll.close()
         self._flows.clear()
 
-    def _stirred(self) -> None:
-        for fd, _events in self._epoll.poll(0, _STIRRED_PER_TURN):
+    def _readable(self) -> None:
+        for fd, _events in self._epoll.poll(0, _READABLE_PER_TURN):
             # The other direction, before this one in the same turn, may have ended the session.
             flow = self._flows.get(fd)
             if flow is not None:
-                self._on_stir(flow)
+                self._on_readable(flow)

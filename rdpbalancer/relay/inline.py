@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rdpbalancer.ipc.relay_messages import SessionEnded
+from rdpbalancer.ipc.relay_messages import SessionEnded, SessionTransfer
 from rdpbalancer.model import CloseReason, CloseSide, SessionFacts
 from rdpbalancer.relay.link import RelayEvents
+from rdpbalancer.relay.mover import MakeMover, MovedSession
 from rdpbalancer.relay.pool import REPORT_INTERVAL_S
-from rdpbalancer.relay.pump import Pump, PumpedSession
+from rdpbalancer.relay.pump import Pump
 
 
 class InlineRelay:
@@ -20,10 +21,16 @@ class InlineRelay:
 
     outlives_router = False
 
-    def __init__(self, events: RelayEvents, *, report_interval_s: float = REPORT_INTERVAL_S) -> None:
+    def __init__(
+        self,
+        events: RelayEvents,
+        *,
+        report_interval_s: float = REPORT_INTERVAL_S,
+        mover: MakeMover = Pump,
+    ) -> None:
         self.events = events
         self._report_interval_s = report_interval_s
-        self._pump = Pump(asyncio.get_running_loop(), self._ended)
+        self._mover = mover(asyncio.get_running_loop(), self._ended)
         self._ticker = asyncio.get_running_loop().call_later(report_interval_s, self._tick)
 
     @property
@@ -67,35 +74,36 @@ class InlineRelay:
         first: tuple[bytes, bytes],
         idle_s: float,
     ) -> None:
-        """Take a session into the pump of this process."""
+        """Have a session moved in this process."""
         del relay
-        self._pump.adopt(facts.id, msgspec.msgpack.encode(facts), sockets, first=first, idle_s=idle_s)
+        carried = SessionTransfer(facts.id, msgspec.msgpack.encode(facts), first[0], first[1], idle_s)
+        self._mover.resume(carried, sockets)
 
     def kick(self, relay: int, session_ids: Sequence[str], reason: CloseReason) -> None:
         """End sessions."""
         del relay
         for session_id in session_ids:
-            self._pump.kick(session_id, reason)
+            self._mover.kick(session_id, reason)
 
     def sessions(self) -> dict[int, int]:
         """Return this process's id and its number of sessions."""
-        return {os.getpid(): len(self._pump)}
+        return {os.getpid(): len(self._mover)}
 
     def close(self) -> None:
         """End every session and stop reporting."""
         self._ticker.cancel()
-        for session in self._pump:
-            self._pump.kick(session.id, CloseReason.SHUTDOWN)
-        self._pump.close()
+        for session in self._mover:
+            self._mover.kick(session.id, CloseReason.SHUTDOWN)
+        self._mover.close()
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        for session_id, bytes_up, bytes_down in self._pump.tick(loop.time()):
+        for session_id, bytes_up, bytes_down in self._mover.tick(loop.time()):
             self.events.session_moved(session_id, bytes_up, bytes_down)
         self._ticker = loop.call_later(self._report_interval_s, self._tick)
 
-    def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
-        counts = (session.up.count, session.down.count)
+    def _ended(self, session: MovedSession, reason: CloseReason, side: CloseSide) -> None:
+        counts = session.counts
         self.events.session_ended(
             SessionEnded(session.id, session.facts, reason, side, *counts, time.time()), os.getpid()
         )

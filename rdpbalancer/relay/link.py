@@ -54,7 +54,7 @@ class Owner(Protocol):
     events: RelayEvents
 
     def arrived(self, target: "Link", arrived: SessionsArrived) -> None:
-        """A relay inherits sessions."""
+        """Sessions have arrived at a relay."""
         ...
 
     def changed(self) -> None:
@@ -62,7 +62,7 @@ class Owner(Protocol):
         ...
 
     def lost(self, link: "Link") -> None:
-        """A relay's line is down."""
+        """A relay's channel is down."""
         ...
 
 
@@ -108,7 +108,7 @@ class Link:
         self._channel.send(message, sockets)
 
     def close(self) -> None:
-        """Close the line."""
+        """Close the channel."""
         self._send_adopts()
         self._channel.close()
 
@@ -145,7 +145,7 @@ class Link:
 
     @property
     def error(self) -> ChannelError | None:
-        """What ended the line."""
+        """What ended the channel."""
         return self._channel.error
 
     @property

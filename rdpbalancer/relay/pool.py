@@ -195,7 +195,7 @@ class RelayPool:
         return [pid for pid, link in self._links.items() if link.retiring]
 
     def lost(self, link: Link) -> None:
-        """A relay's line is down."""
+        """A relay's channel is down."""
         if self._links.get(link.pid) is link:
             del self._links[link.pid]
         link.introduced.set()
@@ -214,7 +214,7 @@ class RelayPool:
         self._kicked.clear()
 
     def close(self) -> None:
-        """Close the lines. The relays go on."""
+        """Close the channels. The relays go on."""
         self._migration.close()
         if self._move_again is not None:
             self._move_again.cancel()

@@ -1,8 +1,8 @@
 """A relay: a process that holds sessions, moves their bytes, and decides nothing.
 
-It has two lines. The router's hands it sessions and hears of their end; it outlives the router, because the
-supervisor holds the other end open. The supervisor's asks whether the loop turns, and ends the process.
-While sessions move from relay to relay there are lines to the others too.
+It has two channels. The router's hands it sessions and hears of their end; it outlives the router, because
+the supervisor holds the other end open. The supervisor's asks whether the loop turns, and ends the process.
+While sessions move from relay to relay there are channels to the others too.
 """
 
 import asyncio
@@ -32,7 +32,8 @@ from rdpbalancer.ipc.relay_messages import (
 )
 from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.relay.migration import Migrations
-from rdpbalancer.relay.pump import Pump, PumpedSession
+from rdpbalancer.relay.mover import MakeMover, MovedSession
+from rdpbalancer.relay.pump import Pump
 
 # A session's state is its facts (at most about 2 KiB) and a few numbers: 32 fit a message with room to spare.
 _STATES_PER_MESSAGE = 32
@@ -45,11 +46,11 @@ _UNREAD_PAUSE_S = 0.02
 
 
 class Relay:
-    """The relay's side of both lines, and its pump."""
+    """The relay's side of both channels, and its mover."""
 
-    def __init__(self, router: socket.socket, supervisor: socket.socket) -> None:
+    def __init__(self, router: socket.socket, supervisor: socket.socket, *, mover: MakeMover = Pump) -> None:
         loop = asyncio.get_running_loop()
-        self._pump = Pump(loop, self._ended)
+        self._mover = mover(loop, self._ended)
         self._stopped: asyncio.Event = asyncio.Event()
         self._report_interval_s = 5.0
         self._report_at = 0.0
@@ -62,9 +63,9 @@ class Relay:
             supervisor, TO_RELAY, on_message=self._from_supervisor, on_close=self._stopped.set
         )
         self._moves = Migrations(
-            self._pump,
+            self._mover,
             tell=self._router.send,
-            given=lambda session: self._moved.pop(session.id, None),
+            sent=lambda session: self._moved.pop(session.id, None),
             changed=self._stop_if_retired,
         )
 
@@ -79,15 +80,15 @@ class Relay:
             except TimeoutError:
                 continue
         self._moves.close()
-        for session in self._pump:
-            self._pump.kick(session.id, CloseReason.SHUTDOWN)
-        self._pump.close()
+        for session in self._mover:
+            self._mover.kick(session.id, CloseReason.SHUTDOWN)
+        self._mover.close()
         self._report_ends()
         self._router.close()
         self._supervisor.close()
 
     def _tick(self, now: float) -> None:
-        self._moved.update((count[0], count) for count in self._pump.tick(now))
+        self._moved.update((count[0], count) for count in self._mover.tick(now))
         self._stop_if_retired()
         if now < self._report_at:
             return
@@ -102,10 +103,10 @@ class Relay:
             case Adopt():
                 pairs = zip(sockets[::2], sockets[1::2], strict=True)
                 for carried, pair in zip(message.sessions, pairs, strict=True):
-                    self._pump.resume(carried, pair)
+                    self._mover.resume(carried, pair)
             case Kick():
                 for session_id in message.ids:
-                    self._pump.kick(session_id, message.reason)
+                    self._mover.kick(session_id, message.reason)
             case RetireRelay():
                 self._retiring = True
                 self._stop_if_retired()
@@ -121,10 +122,10 @@ class Relay:
     def _greet(self, hello: RelayHello) -> None:
         """A (new) router: tell it every session, whether it speaks our version or not; it decides."""
         self._report_ends()
-        self._moves.give_no_more()
+        self._moves.send_no_more()
         self._report_interval_s = hello.report_interval_s
         self._router.send(RelayHello(PROTOCOL_VERSION, os.getpid(), router=hello.router))
-        states = [*(session.state for session in self._pump), *self._moves.waiting()]
+        states = [*(session.state for session in self._mover), *self._moves.waiting()]
         for start in range(0, len(states), _STATES_PER_MESSAGE):
             self._router.send(LiveSessions(states[start : start + _STATES_PER_MESSAGE], last=False))
         self._router.send(LiveSessions([], last=True))
@@ -133,9 +134,9 @@ class Relay:
         if self._looking_again is not None:
             self._looking_again.cancel()
         self._looking_again = None
-        if not self._retiring or len(self._pump) or self._ends or self._moves.going_on:
+        if not self._retiring or len(self._mover) or self._ends or self._moves.going_on:
             return
-        # What lies in the line would end with it, if its reader died just now: the records of sessions.
+        # What lies in the channel would end with it, if its reader died just now: the records of sessions.
         if self._router.unread:
             self._looking_again = asyncio.get_running_loop().call_later(
                 _UNREAD_PAUSE_S, self._stop_if_retired
@@ -151,9 +152,9 @@ class Relay:
             case StopRelay():
                 self._stopped.set()
 
-    def _ended(self, session: PumpedSession, reason: CloseReason, side: CloseSide) -> None:
+    def _ended(self, session: MovedSession, reason: CloseReason, side: CloseSide) -> None:
         self._moved.pop(session.id, None)
-        counts = (session.up.count, session.down.count)
+        counts = session.counts
         self._ends.append(SessionEnded(session.id, session.facts, reason, side, *counts, time.time()))
         if len(self._ends) == 1:
             asyncio.get_running_loop().call_soon(self._report_ends)

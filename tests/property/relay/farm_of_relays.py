@@ -100,11 +100,11 @@ class RelayProcess:
     @property
     def told_to_receive(self) -> bool:
         """Whether sessions of others may be on their way to it."""
-        return bool(self._relay._moves._inheriting)
+        return bool(self._relay._moves._receivers)
 
     def states(self) -> list[SessionState]:
         """Return the sessions at work in it, and those that it would have back if their targets died."""
-        return [*(session.state for session in self._relay._pump), *self._relay._moves.waiting()]
+        return [*(session.state for session in self._relay._mover), *self._relay._moves.waiting()]
 
     def sessions(self) -> list[str]:
         """Return the names of those."""
@@ -117,15 +117,15 @@ class RelayProcess:
         """
         self._killed = self.task.cancel()
         relay, moves = self._relay, self._relay._moves
-        sending = [each._line for each in moves._giving]
-        receiving = [each._line for each in moves._inheriting.values()]
+        sending = [each._channel for each in moves._senders]
+        receiving = [each._channel for each in moves._receivers.values()]
         for line in (relay._router, relay._supervisor, *sending, *receiving):
             line.close()
-        for session in relay._pump:
-            relay._pump.migrate_out(session)
+        for session in relay._mover:
+            relay._mover.migrate_out(session)
             session.client.close()
             session.server.close()
-        relay._pump.close()
+        relay._mover.close()
         self._notice_its_end()
 
 

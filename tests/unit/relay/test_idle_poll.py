@@ -14,7 +14,8 @@ import pytest
 from rdpbalancer.ipc.relay_messages import SessionTransfer
 from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.relay.idle_poll import IdlePoller
-from rdpbalancer.relay.pump import HALF_CLOSED_IDLE_S, Pump, PumpedSession
+from rdpbalancer.relay.pump import HALF_CLOSED_IDLE_S, Pump
+from rdpbalancer.relay.pumped_session import PumpedSession
 from tests.support.running_balancer import open_descriptors
 from tests.support.wait import wait_until_async
 from tests.unit.conftest import Run
@@ -80,14 +81,14 @@ class Hall:
     @property
     def watched(self) -> int:
         """How many descriptors the kernel watches for those who rest; the pump has as many in its books."""
-        count = len(watched_by(self.pump.resting._epoll.fileno()))
-        assert count == len(self.pump.resting)
+        count = len(watched_by(self.pump.idle._epoll.fileno()))
+        assert count == len(self.pump.idle)
         return count
 
     async def in_the_loop(self, party: Party) -> bool:
         """Whether the loop, too, watches the session's sockets."""
         await turns()  # uvloop tells the kernel a turn later
-        others = descriptors() - {self.pump.resting._epoll.fileno()}
+        others = descriptors() - {self.pump.idle._epoll.fileno()}
         mine = {sock.fileno() for sock in party.near}
         return any(mine & watched_by(other) for other in others)
 
@@ -159,12 +160,12 @@ def test_a_new_session_rests_until_its_first_byte(run: Run, who: CloseSide, size
     async def scene() -> None:
         async with hall() as h:
             party = h.come()
-            assert (True, 2, False) == (party.session.resting, h.watched, await h.in_the_loop(party))
+            assert (True, 2, False) == (party.session.idle, h.watched, await h.in_the_loop(party))
             one, other = party.ends(who)
             data = random.Random(size).randbytes(size)
             got, _ = await asyncio.gather(read(other, size), write(one, data))
             assert data == got
-            assert (False, 0) == (party.session.resting, h.watched)
+            assert (False, 0) == (party.session.idle, h.watched)
             await write(other, b"answer")
             assert b"answer" == await read(one, 6)
             assert await h.in_the_loop(party)
@@ -195,11 +196,11 @@ def test_a_session_that_brings_bytes_along_starts_awake(run: Run, first: tuple[b
     async def scene() -> None:
         async with hall() as h:
             party = h.come(to_server=first[0], to_client=first[1])
-            assert (False, 0) == (party.session.resting, h.watched)
+            assert (False, 0) == (party.session.idle, h.watched)
             assert first == (await read(party.server, len(first[0])), await read(party.client, len(first[1])))
             assert [("s1", len(first[0]), len(first[1]))] == h.tick()
             assert [] == h.tick()
-            assert (True, 2) == (party.session.resting, h.watched)
+            assert (True, 2) == (party.session.idle, h.watched)
 
     run(scene())
 
@@ -216,10 +217,10 @@ def test_who_is_silent_for_a_tick_rests_again(run: Run) -> None:
                 await write(party.server, b"down")
                 assert b"down" == await read(party.client, 4)
                 assert [("s1", count, 4 * count)] == h.tick()
-                assert (False, 0) == (party.session.resting, h.watched)
+                assert (False, 0) == (party.session.idle, h.watched)
                 for _ in range(2):
                     assert [] == h.tick()
-                    assert (True, 2) == (party.session.resting, h.watched)
+                    assert (True, 2) == (party.session.idle, h.watched)
                 assert not await h.in_the_loop(party)
 
     run(scene())
@@ -243,14 +244,14 @@ def test_who_waits_for_a_slow_reader_does_not_rest(run: Run, who: CloseSide) -> 
             await wait_until_async(stuck, 5, "a tick without a byte")
             for _ in range(3):
                 h.tick()
-                assert (False, 0) == (party.session.resting, h.watched)
+                assert (False, 0) == (party.session.idle, h.watched)
             await write(other, b"meanwhile")
             assert b"meanwhile" == await read(one, 9)
             assert data == await read(other, len(data))
             await writing
             h.tick()
             h.tick()
-            assert (True, 2) == (party.session.resting, h.watched)
+            assert (True, 2) == (party.session.idle, h.watched)
 
     run(scene())
 
@@ -271,9 +272,9 @@ def test_a_resting_session_whose_reader_is_full_already(run: Run, who: CloseSide
                 except BlockingIOError:
                     break
             h.take(party)
-            assert party.session.resting
+            assert party.session.idle
             await write(one, b"first")
-            await wait_until_async(lambda: not party.session.resting, 5, "somebody awake")
+            await wait_until_async(lambda: not party.session.idle, 5, "somebody awake")
             flow = party.session.up if who is CloseSide.CLIENT else party.session.down
             assert (b"first", 0) == (bytes(flow.pending), flow.count)
             await write(one, b" second")
@@ -295,7 +296,7 @@ def test_an_end_wakes_and_a_half_closed_session_does_not_rest(run: Run, who: Clo
             assert b"" == await read(other, 1)
             for _ in range(3):
                 assert [] == h.tick()
-                assert (False, 0) == (party.session.resting, h.watched)
+                assert (False, 0) == (party.session.idle, h.watched)
             await write(other, b"an answer")
             assert b"an answer" == await read(one, 9)
             assert [] == h.left
@@ -451,7 +452,7 @@ def test_idle(run: Run) -> None:
             assert b"x" == await read(party.client, 1)
             assert [("s1", 0, 1)] == h.tick(95)
             assert [] == h.tick(180)
-            assert (True, []) == (party.session.resting, h.left)
+            assert (True, []) == (party.session.idle, h.left)
             assert [] == h.tick(200)
             assert (CloseReason.IDLE, CloseSide.BALANCER) == await h.end()
 
@@ -464,7 +465,7 @@ def test_the_silence_of_a_session_that_comes_from_elsewhere_counts(run: Run) -> 
     async def scene() -> None:
         async with hall() as h:
             party = h.come(idle_s=100.0, silent_s=90.0, bytes_up=3, bytes_down=4)
-            assert party.session.resting
+            assert party.session.idle
             assert [] == h.tick(5)
             assert [] == h.left
             h.tick(11)
@@ -496,7 +497,7 @@ def test_surrender_of_a_resting_session(run: Run) -> None:
             assert not await h.in_the_loop(party)
             target = Pump(h.loop, h.ended)
             again = target.resume(carried, party.near)
-            assert (True, 2) == (again.resting, len(target.resting))
+            assert (True, 2) == (again.idle, len(target.idle))
             assert b"just now" == await read(party.server, 8)
             assert b"in between" == await read(party.client, 10)
             assert (15, 18, []) == (again.up.count, again.down.count, h.left)
@@ -514,7 +515,7 @@ def test_a_half_closed_session_starts_awake(run: Run) -> None:
             party = h.sockets()
             party.client.shutdown(socket.SHUT_WR)
             h.take(party, up_done=True, closed_first=CloseSide.CLIENT)
-            assert (False, 0) == (party.session.resting, h.watched)
+            assert (False, 0) == (party.session.idle, h.watched)
             await write(party.server, b"late")
             assert b"late" == await read(party.client, 4)
             h.tick()
@@ -581,7 +582,7 @@ def test_a_number_that_comes_again_in_the_same_turn(run: Run, who: CloseSide) ->
             await wait_until_async(lambda: h.left, 5, "the end of the old one")
             await turns()
             assert [("s1", CloseReason.RESET, who)] == h.left
-            assert (numbers, True, 2) == (numbers_of(target), target.session.resting, h.watched)
+            assert (numbers, True, 2) == (numbers_of(target), target.session.idle, h.watched)
             await write(target.server, b"of the new one")
             assert b"of the new one" == await read(target.client, 14)
 
@@ -772,7 +773,7 @@ class Story:
     def _move(self) -> None:
         self.seen.add("moves out of rest" if self._rests else "moves awake")
         carried = self._pump.migrate_out(self.party.session)
-        assert 0 == len(self._pump.resting)
+        assert 0 == len(self._pump.idle)
         self._pump = self._heir if self._pump is self._hall.pump else self._hall.pump
         self.party.session = self._pump.resume(carried, self.party.near)
         assert self._rests == self._may_rest
@@ -788,7 +789,7 @@ class Story:
 
     @property
     def _rests(self) -> bool:
-        return self.party.session.resting
+        return self.party.session.idle
 
     @property
     def _pending(self) -> bool:
@@ -800,7 +801,7 @@ class Story:
         return not (self._pending or up.done or down.done)
 
     def _check(self) -> None:
-        assert 2 * self._rests == len(self._pump.resting)
+        assert 2 * self._rests == len(self._pump.idle)
         assert not (self._rests and not self._may_rest)
         session = self.party.session
         for side, flow in ((CloseSide.CLIENT, session.up), (CloseSide.SERVER, session.down)):

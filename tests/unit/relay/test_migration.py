@@ -18,8 +18,8 @@ from rdpbalancer.ipc.relay_messages import (
 )
 from rdpbalancer.model import SessionFacts
 from rdpbalancer.relay.chunking import PART_BYTES, ChunkCollector, packed
+from rdpbalancer.relay.flow import READ_BUFFER_BYTES
 from rdpbalancer.relay.migration import MigrationSender, Pair
-from rdpbalancer.relay.pump import READ_BUFFER_BYTES
 from tests.support.wait import wait_until_async
 from tests.unit.relay.told import Books, ended, party
 
@@ -77,7 +77,7 @@ async def test_what_has_not_gone_is_taken_back(sockets: list[socket.socket], siz
     sending = MigrationSender(ours, 5, take_back=lambda session, pair: back.append((session, pair)))
     session = _carried(size, size)
     theirs.close()
-    sending.give(session, near)
+    sending.send(session, near)
     assert not sending.ready
     await wait_until_async(lambda: back, 5, "the session")
     assert [(session, near)] == back
@@ -100,7 +100,7 @@ async def test_an_heir_that_is_slow_gets_one_session_too_many_at_most() -> None:
     sending = MigrationSender(ours, 1000, take_back=take_back)
     given = 0
     while sending.ready:
-        sending.give(SessionTransfer(f"s{given}", _FACTS, b"", b"", 0.0), socket.socketpair())
+        sending.send(SessionTransfer(f"s{given}", _FACTS, b"", b"", 0.0), socket.socketpair())
         given += 1
     assert 10 < given < 1000
     assert not sending.done

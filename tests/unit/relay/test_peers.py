@@ -14,7 +14,8 @@ from rdpbalancer.model import CloseReason, CloseSide
 from rdpbalancer.net import options
 from rdpbalancer.relay import peers
 from rdpbalancer.relay.peers import PeerState, SendState, judge
-from rdpbalancer.relay.pump import Pump, PumpedSession
+from rdpbalancer.relay.pump import Pump
+from rdpbalancer.relay.pumped_session import PumpedSession
 from tests.support.wait import wait_until_async
 from tests.unit.conftest import Run
 from tests.unit.relay.test_pump import tcp_pair

@@ -12,18 +12,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from rdpbalancer.model import CloseReason, CloseSide
-from rdpbalancer.relay.pump import (
-    HALF_CLOSED_IDLE_S,
-    HALF_CLOSED_UNSENT_S,
-    READ_BUFFER_BYTES,
-    Pump,
-    PumpedSession,
-)
+from rdpbalancer.relay.flow import READ_BUFFER_BYTES
+from rdpbalancer.relay.pump import HALF_CLOSED_IDLE_S, HALF_CLOSED_UNSENT_S, Pump
+from rdpbalancer.relay.pumped_session import PumpedSession
 from tests.support.wait import wait_until_async
 from tests.unit.conftest import Run
 
 
-class Rig:
+class PumpFixture:
     """A pump with one session between `client` and `server`, the far ends of TCP connections."""
 
     def __init__(self, first: tuple[bytes, bytes], idle_s: float) -> None:
@@ -47,9 +43,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(first: tuple[bytes, bytes] = (b"", b""), idle_s: float = 0.0) -> AsyncIterator[Rig]:
+async def rig(first: tuple[bytes, bytes] = (b"", b""), idle_s: float = 0.0) -> AsyncIterator[PumpFixture]:
     """Make a rig, and end what is left of it."""
-    made = Rig(first, idle_s)
+    made = PumpFixture(first, idle_s)
     try:
         yield made
     finally:
