@@ -12,42 +12,24 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
+from rdpbalancer.control.answering import Answering, failure
+from rdpbalancer.control.connection import ControlConnection
 from rdpbalancer.control.pacing import Pacer
-from rdpbalancer.control.paging import Listing, Pager
-from rdpbalancer.control.parameters import ACTOR, ParametersError, Signature, Verb
-from rdpbalancer.control.peer import ControlPeer, UserLookup, peer_of
-from rdpbalancer.control.protocol import (
-    MAX_REQUEST_BYTES,
-    VERSION,
-    ControlFailure,
-    ControlRequest,
-    ControlResponse,
-    encode,
-)
-from rdpbalancer.errors import RdpBalancerError
+from rdpbalancer.control.parameters import Verb
+from rdpbalancer.control.peer import peer_of
+from rdpbalancer.control.protocol import MAX_REQUEST_BYTES, ControlResponse, encode
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
 from rdpbalancer.tasks import spawn
 
 # What one process may have open, so that a monitor that leaks connections locks out itself and not its
 # operator.
 MAX_OF_A_PROCESS: Final = CONTROL_CLIENTS // 2
-# From the first byte of a command (or from the connection, before the first command) to its end.
-COMMAND_S: Final = 10.0
-# Between two commands.
-IDLE_S: Final = 60.0
-# For the whole answer to be taken. `| less` reads it at once; what reads nothing is stuck.
-ANSWER_S: Final = 30.0
 # An answer that has waited this long makes room for somebody else's if there is none.
 STUCK_S: Final = 1.0
 # Answers that wait to be taken, of all clients together.
 MAX_UNTAKEN_BYTES: Final = 8 * 1024 * 1024
-# After a last answer: for what the client still sends, so that the close does not reset the connection.
-_LINGER_S: Final = 1.0
 _READ_BYTES: Final = 16 * 1024
 # Connections taken in one turn of the loop; the rest wait in the kernel for the next one.
 _ACCEPTED_AT_ONCE: Final = 16
@@ -56,39 +38,8 @@ _PAUSE_S: Final = 0.25
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-@dataclass(slots=True, eq=False)
-class _Client:
-    """One connection. `since`: when it began to be as it is now (monotonic)."""
-
-    sock: socket.socket
-    peer: ControlPeer
-    since: float
-    received: bytearray = field(default_factory=bytearray)
-    unsent: memoryview | None = None
-    working: bool = False
-    asked: bool = False
-    ended: bool = False  # it says no more
-    last: bool = False  # it gets no more than the answer that is under way
-    closing: bool = False
-    gone: bool = False
-
-    def deadline_s(self) -> float | None:
-        """How long it may stay as it is; None: until its command is carried out."""
-        if self.working:
-            return None
-        if self.closing:
-            return _LINGER_S
-        if self.unsent is not None:
-            return ANSWER_S
-        return COMMAND_S if self.received or not self.asked else IDLE_S
-
-
 class ControlServer:
-    """Answers requests by calling the verb of that name with the request's parameters.
-
-    `prefix` says what kind of listener this is; who asks is known to the verbs as ``prefix:USER``: a verb
-    with a parameter `actor` is told. `on_error` hears of errors that nobody foresaw.
-    """
+    """Takes connections, reads commands and sends answers. `prefix`, `on_error`: see `control.answering`."""
 
     def __init__(
         self,
@@ -99,15 +50,11 @@ class ControlServer:
         prefix: str = "cli",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._verbs = {name: (verb, Signature(verb)) for name, verb in verbs.items()}
-        self._on_error = on_error
-        self._prefix = prefix
         self._clock = clock
         self._pacer = pacer or Pacer()
-        self._pager = Pager(self._pacer)
-        self._names = UserLookup()
+        self._answering = Answering(verbs, on_error=on_error, pacer=self._pacer, prefix=prefix)
         self._listener: socket.socket | None = None
-        self._clients: set[_Client] = set()
+        self._clients: set[ControlConnection] = set()
         self._accepted = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -125,7 +72,7 @@ class ControlServer:
             self._listener = None
         for client in list(self._clients):
             self._drop(client)
-        self._pager.forget()
+        self._answering.forget()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -172,16 +119,16 @@ class ControlServer:
         if not room:
             whose = f"process {peer.pid} has" if len(own) >= MAX_OF_A_PROCESS else "there are"
             count = MAX_OF_A_PROCESS if len(own) >= MAX_OF_A_PROCESS else CONTROL_CLIENTS
-            _say_and_close(sock, _failure("busy", f"{whose} {count} connections, all in use; try again"))
+            _say_and_close(sock, failure("busy", f"{whose} {count} connections, all in use; try again"))
             return
-        client = _Client(sock, peer, self._clock())
+        client = ControlConnection(sock, peer, self._clock())
         self._clients.add(client)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         asyncio.get_running_loop().add_reader(sock, self._readable, client)
         self._readable(client)  # the command is here already, as a rule: whoever is quick is served
 
-    def _make_room(self, among: Iterable[_Client]) -> bool:
+    def _make_room(self, among: Iterable[ControlConnection]) -> bool:
         """Part with whoever has done nothing for longest, an unfinished or no command before an answer."""
         now = self._clock()
         idle = [client for client in among if not client.working and client.unsent is None]
@@ -203,13 +150,13 @@ class ControlServer:
         if self._clients:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
-    def _part(self, client: _Client, code: str, why: str) -> None:
+    def _part(self, client: ControlConnection, code: str, why: str) -> None:
         if client.unsent is None and not client.closing:
             with contextlib.suppress(OSError):
-                client.sock.send(encode(_failure(code, f"the connection is closed: {why}")))
+                client.sock.send(encode(failure(code, f"the connection is closed: {why}")))
         self._drop(client)
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: ControlConnection) -> None:
         if client.gone:
             return
         loop = asyncio.get_running_loop()
@@ -222,7 +169,7 @@ class ControlServer:
 
     # ---- commands in -------------------------------------------------------------------------------
 
-    def _readable(self, client: _Client) -> None:
+    def _readable(self, client: ControlConnection) -> None:
         if client.gone:
             return
         try:
@@ -247,7 +194,7 @@ class ControlServer:
             asyncio.get_running_loop().remove_reader(client.sock)
         self._next(client)
 
-    def _next(self, client: _Client) -> None:
+    def _next(self, client: ControlConnection) -> None:
         """Begin with the next command if it is there and the last one has been answered."""
         end = client.received.find(b"\n")
         if end >= 0:
@@ -261,20 +208,20 @@ class ControlServer:
             # Where such a line ends, and the next begins, is not known.
             client.last = True
             client.received.clear()
-            self._send(client, _failure("bad-request", f"a request has at most {MAX_REQUEST_BYTES} bytes"))
+            self._send(client, failure("bad-request", f"a request has at most {MAX_REQUEST_BYTES} bytes"))
         elif client.ended:
             self._drop(client)
 
-    async def _serve(self, client: _Client, line: bytes) -> None:
+    async def _serve(self, client: ControlConnection, line: bytes) -> None:
         try:
-            answer = await self._pacer.run(self._answer(client.peer, line))
+            answer = await self._pacer.run(self._answering.answer(client.peer, line))
         finally:
             client.working = False
         self._send(client, answer)
 
     # ---- answers out -------------------------------------------------------------------------------
 
-    def _send(self, client: _Client, answer: ControlResponse) -> None:
+    def _send(self, client: ControlConnection, answer: ControlResponse) -> None:
         if client.gone:
             return
         data = memoryview(encode(answer))
@@ -294,7 +241,7 @@ class ControlServer:
         asyncio.get_running_loop().add_writer(client.sock, self._writable, client)
         self._bound_untaken(client)
 
-    def _bound_untaken(self, newest: _Client) -> None:
+    def _bound_untaken(self, newest: ControlConnection) -> None:
         waiting = [client for client in self._clients if client.unsent is not None and client is not newest]
         total = len(newest.unsent or b"") + sum(len(client.unsent or b"") for client in waiting)
         for client in sorted(waiting, key=lambda client: client.since):
@@ -303,7 +250,7 @@ class ControlServer:
             total -= len(client.unsent or b"")
             self._drop(client)
 
-    def _writable(self, client: _Client) -> None:
+    def _writable(self, client: ControlConnection) -> None:
         if client.gone or client.unsent is None:
             return
         try:
@@ -319,7 +266,7 @@ class ControlServer:
             asyncio.get_running_loop().remove_writer(client.sock)
             self._sent(client)
 
-    def _sent(self, client: _Client) -> None:
+    def _sent(self, client: ControlConnection) -> None:
         loop = asyncio.get_running_loop()
         client.since = self._clock()
         if client.last:
@@ -335,37 +282,6 @@ class ControlServer:
         if not client.closing:
             self._next(client)
 
-    # ---- verbs -------------------------------------------------------------------------------------
-
-    async def _answer(self, peer: ControlPeer, line: bytes) -> ControlResponse:
-        await self._pacer.turn()
-        try:
-            request = msgspec.json.decode(line, type=ControlRequest)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return _failure("bad-request", f"not a request: {error}")
-        if request.v != VERSION:
-            return _failure("version", f"this service speaks version {VERSION}, not {request.v}")
-        if request.verb not in self._verbs:
-            return _failure("unknown-verb", f"there is no verb {request.verb!r}")
-        verb, signature = self._verbs[request.verb]
-        try:
-            params = signature.checked(request.params)
-        except ParametersError as error:
-            return _failure("bad-parameters", f"{request.verb}: {error}")
-        try:
-            if signature.wants_actor:
-                params[ACTOR] = f"{self._prefix}:{await self._names.name(peer.uid)}"
-            result = await verb(**params)
-            if isinstance(result, Listing):
-                result = await self._pager.page(result)
-            # Encoded here, so that a result that cannot be is answered and logged like any other failure.
-            return ControlResponse(ok=True, result=msgspec.Raw(msgspec.json.encode(result)))
-        except RdpBalancerError as error:
-            return _failure(error.code, str(error))
-        except Exception as error:  # noqa: BLE001 (the operator gets an answer, and the log the traceback)
-            self._on_error(request.verb, error)
-            return _failure("internal", f"{request.verb} failed: {error!r}; the log says more")
-
 
 def _say_and_close(sock: socket.socket, answer: ControlResponse) -> None:
     """Answer what has not been read: its command is thrown away, else the close would be a reset."""
@@ -373,7 +289,3 @@ def _say_and_close(sock: socket.socket, answer: ControlResponse) -> None:
         sock.send(encode(answer))
         sock.recv(_READ_BYTES)
     sock.close()
-
-
-def _failure(code: str, message: str) -> ControlResponse:
-    return ControlResponse(ok=False, error=ControlFailure(code, message))

@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from rdpbalancer.core.farm import RealServer
+from rdpbalancer.core.farm import Farm, RealServer
 from rdpbalancer.core.feedback import AgentReport
 from rdpbalancer.core.health import HealthState, next_check_s
 from rdpbalancer.core.schedule import Random
 from rdpbalancer.health.agent import ask
 from rdpbalancer.health.probe import CheckResult, check
-from rdpbalancer.model import ServerId
+from rdpbalancer.model import Endpoint, ServerId
 from rdpbalancer.net.poller import Poller
 from rdpbalancer.tasks import cancel_and_wait, spawn
+from rdpbalancer.wire.proxy import build_proxy
+
+# The source that a health check speaks for where a PROXY header is wanted: the balancer itself.
+_OURSELVES = Endpoint("127.0.0.1", 1)
 
 
 class Watched(Protocol):
@@ -105,3 +109,11 @@ class Monitor:
             answer = await ask(addresses, policy.port, timeout_s=policy.timeout_s, waits=self._waits)
             self._owner.agent_answered(self.server.id, answer)
             await asyncio.sleep(policy.interval_s * (0.9 + 0.2 * self._rng.random()))
+
+
+def check_preamble(farm: Farm, server: ServerId) -> bytes:
+    """Return the PROXY header that a health check begins with where the service sends one."""
+    service = farm.services.get(server.service)
+    if service is None or not service.send_proxy:
+        return b""
+    return build_proxy(service.send_proxy, _OURSELVES, _OURSELVES)

@@ -37,6 +37,7 @@ from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.telemetry.users import UserMasking
 
 # The supervisor only opens sockets and starts processes; if it does not answer in this time it never will.
 _ANSWER_S = 10.0
@@ -52,10 +53,10 @@ class Reloadable(Protocol):
     def refuse(self, fresh: RunningConfig) -> None:
         """Raise ConfigurationError for what cannot change while the service runs."""
 
-    def users(self, fresh: RunningConfig) -> logs.UserMasking:
+    def users(self, fresh: RunningConfig) -> UserMasking:
         """Return how users would be named in the log."""
 
-    def take_settings(self, fresh: RunningConfig, users: logs.UserMasking) -> None:
+    def take_settings(self, fresh: RunningConfig, users: UserMasking) -> None:
         """Take all but the farm into use."""
 
     def stop_removed(self, fresh: RunningConfig) -> None:

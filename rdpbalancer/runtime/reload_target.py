@@ -14,9 +14,9 @@ from rdpbalancer.runtime.router_logs import RouterLogs
 from rdpbalancer.runtime.running_config import ConfigInUse, RunningConfig, relay_count
 from rdpbalancer.runtime.server_monitor import ServerStatusManager
 from rdpbalancer.runtime.state_service import StateService
-from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.telemetry.users import UserMasking
 
 
 class ReloadTarget:
@@ -64,11 +64,11 @@ class ReloadTarget:
             message = "global.relays cannot change to or from 0 while the service runs: restart it"
             raise ConfigurationError("restart-needed", message)
 
-    def users(self, fresh: RunningConfig) -> logs.UserMasking:
+    def users(self, fresh: RunningConfig) -> UserMasking:
         """Return how users would be named in the log."""
         return self._logs.users(fresh.settings)
 
-    def take_settings(self, fresh: RunningConfig, users: logs.UserMasking) -> None:
+    def take_settings(self, fresh: RunningConfig, users: UserMasking) -> None:
         """Take all but the farm into use."""
         self._config.running = fresh
         self._admission.max_half_open = fresh.settings.global_.limits.max_half_open

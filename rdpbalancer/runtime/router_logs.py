@@ -6,6 +6,7 @@ from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.settings.schema import Settings
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.events import Events
+from rdpbalancer.telemetry.users import UserMasking, installation_key
 
 
 class RouterLogs:
@@ -28,13 +29,13 @@ class RouterLogs:
         except ConfigurationError as error:
             self._events.error("log_not_reopened", detail=str(error))
 
-    def users(self, settings: Settings) -> logs.UserMasking:
+    def users(self, settings: Settings) -> UserMasking:
         """Return how users are named in the log by these settings."""
         how, key = settings.global_.log.user, self._passing_key
         if how == "hash":
             try:
-                key = logs.installation_key(settings.global_.state_dir)
+                key = installation_key(settings.global_.state_dir)
             except OSError as error:
                 detail = f"{error}; until a reload finds one, the next start will hash them differently"
                 self._events.error("user_hash_key_not_kept", detail=detail)
-        return logs.UserMasking(how, key)
+        return UserMasking(how, key)

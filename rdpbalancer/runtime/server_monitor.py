@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,21 +13,18 @@ from rdpbalancer.core.feedback import AgentReport, AgentState, apply, not_heard
 from rdpbalancer.core.health import HealthState, observe
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import ServerError
-from rdpbalancer.health.monitor import Monitor
+from rdpbalancer.health.monitor import Monitor, check_preamble
 from rdpbalancer.health.probe import CheckResult
-from rdpbalancer.model import CloseReason, Endpoint, Health, ServerId
+from rdpbalancer.model import CloseReason, Health, ServerId
 from rdpbalancer.net import dial
 from rdpbalancer.net.poller import Poller
-from rdpbalancer.net.resolve import literal, resolve, retry_s
-from rdpbalancer.tasks import cancel_and_wait, spawn
+from rdpbalancer.net.resolve import resolve
+from rdpbalancer.runtime.first_checks import FirstChecks
+from rdpbalancer.runtime.server_names import Resolve, ServerNames
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
-from rdpbalancer.wire.proxy import build_proxy
 
 Kick = Callable[[ServerId, CloseReason], int]
-Resolve = Callable[[str], Awaitable[tuple[str, ...] | str]]
-# The source a health check speaks for where a PROXY header is wanted: the balancer itself.
-_OURSELVES = Endpoint("127.0.0.1", 1)
 
 
 class ServerStatusManager:
@@ -48,16 +45,20 @@ class ServerStatusManager:
         self._events = events
         self._clock = clock
         self._kick = kick
-        self._resolve = resolve
+        self.names = ServerNames(
+            servers=lambda: dispatcher.farm.servers().values(),
+            addresses=self._known_addresses,
+            changed=self._addresses_changed,
+            events=events,
+            resolve=resolve,
+        )
         self._rng = random.Random()  # noqa: S311 (jitter of probes, not a secret)
         self._monitors: dict[ServerId, Monitor] = {}
-        self._names: asyncio.Task[None] | None = None
-        self._waits: Poller | None = None
-        self._first_checks: dict[str, asyncio.Event] = {}
+        self._poller: Poller | None = None
+        self._first_checks = FirstChecks(dispatcher)
         self._observed_at: dict[ServerId, float] = {}
         # Servers whose last check could not be made: local ports, for one, are short for each by itself.
         self._not_made: set[ServerId] = set()
-        self._unresolved: set[ServerId] = set()
         self.checks_failed: dict[ServerId, int] = {}
         # Each server's last check, and when it ended (monotonic).
         self.last_checks: dict[ServerId, tuple[CheckResult, float]] = {}
@@ -74,18 +75,18 @@ class ServerStatusManager:
         stale = [
             monitor
             for server_id, monitor in self._monitors.items()
-            if servers.get(server_id) != monitor.server or _preamble(farm, server_id) != monitor.preamble
+            if servers.get(server_id) != monitor.server or check_preamble(farm, server_id) != monitor.preamble
         ]
         kept = self._monitors.keys() - {monitor.server.id for monitor in stale}
         fresh = [server for server_id, server in servers.items() if server_id not in kept]
-        found = await asyncio.gather(*(self._resolve(server.address.host) for server in fresh))
+        found = await self.names.resolve(fresh)
         await asyncio.gather(*(monitor.stop() for monitor in stale))
         for monitor in stale:
             del self._monitors[monitor.server.id]
         before = self._dispatcher.farm
         self._dispatcher.apply(farm, now=self._clock())
         self.agent_failing &= servers.keys()
-        self._unresolved &= servers.keys()
+        self.names.keep_only(servers.keys())
         for removed in self._not_made - servers.keys():
             self._made(removed)
         by_server: list[dict[ServerId, Any]] = [self.checks_failed, self.last_checks, self._observed_at]
@@ -96,17 +97,15 @@ class ServerStatusManager:
             was = before.server(server.id)
             if was is not None and was.address.host != server.address.host:
                 self._update(server.id, addresses=())  # the old host's are nobody's now
-            self._resolved(server.id, addresses)
+            self.names.resolved(server.id, addresses)
             self._start(server)
-        if self._names is not None:
-            await cancel_and_wait(self._names)
-        self._names = spawn(self._resolve_again(resolve_interval_s), name="resolve names")
+        await self.names.restart(resolve_interval_s)
 
     def _start(self, server: RealServer) -> None:
-        preamble = _preamble(self._dispatcher.farm, server.id)
-        if self._waits is None:
-            self._waits = Poller()
-        monitor = Monitor(server, self, rng=self._rng, preamble=preamble, waits=self._waits)
+        preamble = check_preamble(self._dispatcher.farm, server.id)
+        if self._poller is None:
+            self._poller = Poller()
+        monitor = Monitor(server, self, rng=self._rng, preamble=preamble, waits=self._poller)
         self._monitors[server.id] = monitor
         if server.agent is None:
             self._take_agent(server.id, AgentState())
@@ -114,34 +113,25 @@ class ServerStatusManager:
 
     async def checked_once(self, service: str, *, timeout_s: float) -> None:
         """Wait until no server of the service is being checked for the first time, or for `timeout_s`."""
-        self._first_checks[service] = asyncio.Event()
-        self._see_whether_all_checked(service)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._first_checks[service].wait()
-        except TimeoutError:
-            return
-        finally:
-            del self._first_checks[service]
-
-    def _see_whether_all_checked(self, service: str) -> None:
-        waiting, configured = self._first_checks.get(service), self._dispatcher.farm.services.get(service)
-        if waiting is None:
-            return
-        statuses = self._dispatcher.servers.statuses
-        servers = configured.servers if configured is not None else ()
-        if not any(statuses[server.id].health.health is Health.CHECKING for server in servers):
-            waiting.set()
+        await self._first_checks.wait(service, timeout_s=timeout_s)
 
     async def stop(self) -> None:
         """Stop watching."""
-        if self._names is not None:
-            await cancel_and_wait(self._names)
+        await self.names.stop()
         await asyncio.gather(*(monitor.stop() for monitor in self._monitors.values()))
         self._monitors.clear()
-        if self._waits is not None:
-            self._waits.close()
-            self._waits = None
+        if self._poller is not None:
+            self._poller.close()
+            self._poller = None
+
+    def _known_addresses(self, server: ServerId) -> Sequence[str] | None:
+        status = self._dispatcher.servers.get(server)
+        return None if status is None else status.addresses
+
+    def _addresses_changed(self, server: ServerId, addresses: tuple[str, ...]) -> None:
+        self._update(server, addresses=addresses)
+        if server in self._monitors:
+            self._monitors[server].hurry()
 
     # ---- what monitors ask and tell (health.monitor.Watched) ---------------------------------------
 
@@ -263,7 +253,7 @@ class ServerStatusManager:
             reason=detail,
             check_reason=detail,
         )
-        self._see_whether_all_checked(server.service)
+        self._first_checks.look(server.service)
         if not ok:
             self._events.error("server_down", **_fields(server), detail=detail)
         elif st.is_up(self._dispatcher.servers.statuses[server]):  # not while its agent says down
@@ -302,53 +292,6 @@ class ServerStatusManager:
                 self._events.warning(
                     "sessions_kicked", **_fields(server), sessions=kicked, detail="on_down: kick"
                 )
-
-    # ---- names -------------------------------------------------------------------------------------
-
-    def _resolved(self, server: ServerId, found: tuple[str, ...] | str) -> None:
-        if server not in self._dispatcher.servers.statuses:
-            return  # removed by a reload meanwhile
-        if isinstance(found, str):
-            # What was resolved before stays in use: an old address is better than none.
-            if server not in self._unresolved:
-                self._events.warning("name_not_resolved", **_fields(server), detail=found)
-            self._unresolved.add(server)
-            return
-        if server in self._unresolved:
-            self._unresolved.discard(server)
-            self._events.info("name_resolved", **_fields(server), detail=", ".join(found))
-        if set(found) != set(self._dispatcher.servers.statuses[server].addresses):
-            self._update(server, addresses=found)
-            if server in self._monitors:
-                self._monitors[server].hurry()
-
-    async def _resolve_again(self, interval_s: float) -> None:
-        """Resolve all names every `interval_s`, and sooner, less and less so, those that could not be."""
-        left_s, failures = interval_s, 1
-        while True:
-            retry_after_s = retry_s(failures, interval_s=interval_s) if self._unresolved else left_s
-            pause_s = min(left_s, retry_after_s)
-            await asyncio.sleep(pause_s)
-            left_s -= pause_s
-            everything = left_s <= 0
-            if everything:
-                left_s = interval_s
-            servers = self._dispatcher.farm.servers().values()
-            names = [
-                server
-                for server in servers
-                if literal(server.address.host) is None and (everything or server.id in self._unresolved)
-            ]
-            found = await asyncio.gather(*(self._resolve(server.address.host) for server in names))
-            for server, addresses in zip(names, found, strict=True):
-                self._resolved(server.id, addresses)
-            failures = failures + 1 if self._unresolved else 1
-
-
-def _preamble(farm: Farm, server: ServerId) -> bytes:
-    """Return the PROXY header that a health check begins with where the service sends one."""
-    version = farm.services[server.service].send_proxy if server.service in farm.services else 0
-    return build_proxy(version, _OURSELVES, _OURSELVES) if version else b""
 
 
 def _fields(server: ServerId) -> dict[str, str]:

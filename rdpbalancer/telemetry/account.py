@@ -10,16 +10,17 @@ from prometheus_client import Counter
 from rdpbalancer.errors import RdpBalancerError
 from rdpbalancer.model import CloseReason, CloseSide, Method, Reason, ServerId, SessionFacts, SessionRecord
 from rdpbalancer.telemetry import logs
-from rdpbalancer.telemetry.logs import UserMasking
+from rdpbalancer.telemetry.log_output import Line
 from rdpbalancer.telemetry.metrics import Metrics
 from rdpbalancer.telemetry.sums import WINDOW_S, Sum, Sums
+from rdpbalancer.telemetry.users import UserMasking
 
 # Failures of one kind in one window that are told one by one. A farm that fails at eight o'clock tells of its
 # first users by name; what a flood makes fail is a sum.
 _FAILURES_TOLD: Final = 20
 
 
-class SessionClosed(logs.Line, kw_only=True):
+class SessionClosed(Line, kw_only=True):
     """The log line of a session, in the order of docs/reference/logs.md."""
 
     event: str = "session_closed"

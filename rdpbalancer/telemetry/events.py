@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rdpbalancer.telemetry import logs
+from rdpbalancer.telemetry.log_output import LEVELS
 
 # What `show events` can look back on; an event is a few hundred bytes.
 _KEPT = 1000
@@ -39,7 +40,7 @@ class Events:
     def pass_on(self, level: str, event: str, **fields: Any) -> None:
         """Something that a process without a log of its own has told, which is named by `process`."""
         log_only = {name: fields.pop(name) for name in ("exception",) if name in fields}
-        self._add(level if level in logs.LEVELS else "error", event, fields, **log_only)
+        self._add(level if level in LEVELS else "error", event, fields, **log_only)
 
     def recent(self) -> list[dict[str, Any]]:
         """Return the last events, in the order in which this process heard of them: by their `id`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rdpbalancer.control import connection
 from rdpbalancer.control import server as control
 from rdpbalancer.control.pacing import SLICE_S, Pacer
 from rdpbalancer.control.peer import ControlPeer, UserLookup, peer_of
@@ -209,7 +210,7 @@ async def test_a_command_has_a_deadline(hall: ControlFixture, sent: bytes) -> No
     await wait_until_async(
         lambda: all(client.received == sent for client in hall.server._clients), PATIENCE_S, "the bytes"
     )
-    hall.sweep(control.COMMAND_S - 0.1)
+    hall.sweep(connection.COMMAND_S - 0.1)
     assert 1 == len(hall.server._clients)
     hall.sweep(0.1)
     assert "timeout" == (await client.answer())["error"]["code"]
@@ -221,9 +222,9 @@ async def test_a_connection_may_rest_between_commands(hall: ControlFixture) -> N
     """A console keeps one; but not for ever."""
     client = await hall.connect()
     await client.ask(PING)
-    hall.sweep(control.IDLE_S - 1)
+    hall.sweep(connection.IDLE_S - 1)
     assert "pong" == (await client.ask(PING))["result"]
-    hall.sweep(control.IDLE_S)
+    hall.sweep(connection.IDLE_S)
     assert "timeout" == (await client.answer())["error"]["code"]
 
 
@@ -242,7 +243,7 @@ async def test_an_answer_has_to_be_taken(hall: ControlFixture) -> None:
     await wait_until_async(
         lambda: any(client.unsent for client in hall.server._clients), PATIENCE_S, "an answer that waits"
     )
-    hall.sweep(control.ANSWER_S - 0.1)
+    hall.sweep(connection.ANSWER_S - 0.1)
     assert 1 == len(hall.server._clients)
     hall.sweep(0.1)
     assert not hall.server._clients

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rdpbalancer.control import paging, parameters, protocol, rows, server
+from rdpbalancer.control import connection, paging, parameters, protocol, rows, server
 from rdpbalancer.control.parameters import Signature
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
 from rdpbalancer.runtime.service_verbs import ServiceVerbs
@@ -62,9 +62,9 @@ def test_the_bounds_are_those_of_the_code() -> None:
     """In the page's own units."""
     for said in (
         f"{CONTROL_CLIENTS}, of one process {server.MAX_OF_A_PROCESS}",
-        f"{protocol.MAX_REQUEST_BYTES // 1024} KiB, and {server.COMMAND_S:g} s",
-        f"{server.IDLE_S:g} s between two",
-        f"{server.ANSWER_S:g} s to be taken",
+        f"{protocol.MAX_REQUEST_BYTES // 1024} KiB, and {connection.COMMAND_S:g} s",
+        f"{connection.IDLE_S:g} s between two",
+        f"{connection.ANSWER_S:g} s to be taken",
         f"{server.MAX_UNTAKEN_BYTES // 2**20} MiB",
         f"1 to {paging.MAX_ROWS}",
         f"ends at {paging.MAX_PAGE_BYTES // 1024} KiB",

@@ -9,7 +9,7 @@ import msgspec
 
 from rdpbalancer.model import CloseReason, CloseSide, Reason
 from rdpbalancer.telemetry.account import SessionClosed
-from rdpbalancer.telemetry.logs import Line
+from rdpbalancer.telemetry.log_output import Line
 from tests.unit.packaging.pages import DOCS, REPOSITORY, codes, first_codes, rows, section
 
 _PAGE: Final = DOCS / "reference" / "logs.md"

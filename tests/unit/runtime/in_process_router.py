@@ -23,8 +23,8 @@ from rdpbalancer.stores.sqlite import Database
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
-from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.telemetry.users import UserMasking
 from tests.unit.core.farms import SERVICE, Dice, facts, real_server, server_status, sid, virtual_service
 
 # When an operator has spoken (Unix time).

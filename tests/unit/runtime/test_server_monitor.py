@@ -191,14 +191,14 @@ def test_a_dial_to_a_server_that_was_removed_meanwhile() -> None:
 def test_the_address_that_has_answered_goes_first() -> None:
     """For users and for checks, until another one answers; what is none of its own does nothing."""
     router = house_of()
-    router.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    router.watch.names.resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
     check_at(router, "192.0.2.3")
     assert ("192.0.2.3", "192.0.2.1", "192.0.2.2") == router.watch.addresses_of(TS1)
     router.watch.dialled(TS1, "192.0.2.2")
     router.watch.dialled(TS1, "198.51.100.1")
     router.watch.dialled(sid("removed"), "192.0.2.1")
     assert ("192.0.2.2", "192.0.2.3", "192.0.2.1") == router.watch.addresses_of(TS1)
-    router.watch._resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    router.watch.names.resolved(TS1, ("192.0.2.1", "192.0.2.2", "192.0.2.3"))
     assert "192.0.2.2" == router.watch.addresses_of(TS1)[0]
 
 
@@ -474,12 +474,12 @@ async def test_a_name_that_does_not_resolve_is_told_and_keeps_its_addresses(watc
     """An old address is better than none."""
     await take(watched, service_of(["ts1"]))
     for _ in range(3):
-        watched.watch._resolved(TS1, "the name ts1.example.net cannot be resolved")
+        watched.watch.names.resolved(TS1, "the name ts1.example.net cannot be resolved")
     assert ["name_not_resolved"] == [event for event in watched.happened() if "name" in event]
     assert ("127.0.0.1",) == status(watched).addresses
-    watched.watch._resolved(TS1, ("127.0.0.9", "127.0.0.1"))
+    watched.watch.names.resolved(TS1, ("127.0.0.9", "127.0.0.1"))
     assert ("127.0.0.9", "127.0.0.1") == status(watched).addresses
-    watched.watch._resolved(sid("removed"), ("127.0.0.1",))
+    watched.watch.names.resolved(sid("removed"), ("127.0.0.1",))
     assert sid("removed") not in watched.dispatcher.servers.statuses
 
 
@@ -492,7 +492,7 @@ async def test_a_name_that_does_not_resolve_is_tried_again_soon(watched: InProce
             return (host,)
         return answers.pop(0) if answers else ("127.0.0.1",)
 
-    watched.watch._resolve = resolve
+    watched.watch.names._resolve = resolve
     farm = service_of([local_server("ts2"), real_server("ts1")])
     await watched.watch.apply(Farm({farm.name: farm}), resolve_interval_s=3600)
     assert () == status(watched).addresses
@@ -504,7 +504,7 @@ async def test_names_are_resolved_again_and_again(watched: InProcessRouter) -> N
     """A server may move; its name leads there at the next turn."""
     farm = service_of([local_server("ts2"), real_server("ts1", address=Endpoint("localhost", 1))])
     await watched.watch.apply(Farm({farm.name: farm}), resolve_interval_s=0.01)
-    watched.watch._resolved(TS1, ("192.0.2.1",))
+    watched.watch.names.resolved(TS1, ("192.0.2.1",))
     await wait_until_async(
         lambda: "127.0.0.1" in status(watched).addresses, 5, "localhost to be resolved again"
     )
@@ -529,7 +529,7 @@ async def test_no_service_waits_for_the_first_checks_of_another(watched: InProce
     other = virtual_service(local_server("ts1", id=ServerId("other", "ts1")), name="other")
     watched.dispatcher.apply(Farm({farm.name: farm, other.name: other}), now=watched.now)
     waiting = spawn(watched.watch.checked_once(SERVICE, timeout_s=60), name="waiting")
-    await wait_until_async(lambda: SERVICE in watched.watch._first_checks, 5, "waiting for farm's")
+    await wait_until_async(lambda: SERVICE in watched.watch._first_checks._waiting, 5, "waiting for farm's")
     check(watched, True)
     await waiting
     assert Health.CHECKING is watched.dispatcher.servers.statuses[ServerId("other", "ts1")].health.health

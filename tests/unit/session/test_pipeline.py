@@ -63,7 +63,7 @@ class Way:
     def __init__(self, service: VirtualService) -> None:
         self.balancer = InProcessRouter(service)
         for server in service.servers:
-            self.balancer.watch._resolved(server.id, ("127.0.0.1",))
+            self.balancer.watch.names.resolved(server.id, ("127.0.0.1",))
         self.relays = NoRelayYet()
         self.sessions = ConnectionHandler(
             dispatcher=self.balancer.dispatcher,
@@ -168,7 +168,7 @@ async def test_a_client_that_had_left_before_its_server_failed(way: Way, how: st
     with socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()[1]
     way.balancer.apply(service_of([local_server("ts1", port=dead), local_server("ts2", port=dead)]))
-    way.balancer.watch._resolved(sid("ts2"), ("127.0.0.1",))
+    way.balancer.watch.names.resolved(sid("ts2"), ("127.0.0.1",))
     client, ours, address = accepted()
     client.sendall(LabOpening(cookie=ALICE.value).request())
     client.shutdown(socket.SHUT_WR)

@@ -7,8 +7,8 @@ import pytest
 
 from rdpbalancer.errors import ClientError, NoServerError, ProtocolError, RdpBalancerError, ServerError
 from rdpbalancer.telemetry.account import Account
-from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.telemetry.users import UserMasking
 from tests.unit.telemetry.samples import END, FACTS, RECORD, facts, lines
 
 

@@ -21,8 +21,10 @@ import pytest
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account, SessionClosed
-from rdpbalancer.telemetry.logs import UserMasking, configure
+from rdpbalancer.telemetry.log_output import Line
+from rdpbalancer.telemetry.logs import configure
 from rdpbalancer.telemetry.metrics import Metrics
+from rdpbalancer.telemetry.users import UserMasking
 from tests.unit.telemetry.samples import RECORD, facts
 
 FORMATS = ["json", "logfmt", "console"]
@@ -30,7 +32,7 @@ LEVELS = ["debug", "info", "warning", "error"]
 HOSTILE = "a\x1b]0;owned\x07\nlevel=error event=fake\r\x9b31m\x7f\x85"
 
 
-class Happened(logs.Line, kw_only=True):
+class Happened(Line, kw_only=True):
     """An event with a few fields of each kind."""
 
     event: str = "happened"
@@ -464,7 +466,7 @@ def test_records_of_a_turn_are_one_write() -> None:
         await asyncio.sleep(0)
         (text,) = stream.writes
         assert ["s0", "s1", "s2"] == [event["session"] for event in events(text)]
-        fields = [name for name in SessionClosed.__struct_fields__ if name not in logs.Line.__struct_fields__]
+        fields = [name for name in SessionClosed.__struct_fields__ if name not in Line.__struct_fields__]
         for event in events(text):
             assert ["timestamp", "level", "event", "process", *fields] == list(event)
 
@@ -477,7 +479,7 @@ def test_a_record_is_the_same_in_every_format(log_format: str) -> None:
     account = Account(Metrics(), UserMasking("plain", b"key"))
     record = msgspec.structs.replace(RECORD, facts=facts(user=HOSTILE, token=None))
     told = json.loads(msgspec.json.encode(account.line(record)))
-    for name in logs.Line.__struct_fields__:
+    for name in Line.__struct_fields__:
         del told[name]
     event = to_text(log_format, lambda: logs.get().info("session_closed", **told))
     line = to_text(log_format, lambda: account.closed(record))

@@ -11,7 +11,8 @@ import pytest
 
 from rdpbalancer.errors import ConfigurationError
 from rdpbalancer.telemetry import logs
-from rdpbalancer.telemetry.logs import UserMasking, configure, installation_key
+from rdpbalancer.telemetry.logs import configure
+from rdpbalancer.telemetry.users import UserMasking, installation_key
 
 HOSTILE = "a\x1b]0;owned\x07\nlevel=error event=fake\r\x9b31m"
 

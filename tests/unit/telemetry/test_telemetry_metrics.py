@@ -13,8 +13,8 @@ from rdpbalancer.core.farm import Farm
 from rdpbalancer.errors import NoServerError, ServerError
 from rdpbalancer.model import CloseReason, Intent, Reason, ServerId, SessionRecord
 from rdpbalancer.telemetry.account import Account
-from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics, ServerGauges, StateSnapshot
+from rdpbalancer.telemetry.users import UserMasking
 from tests.unit.core.farms import SERVICE, real_server, virtual_service
 from tests.unit.telemetry.samples import END, FACTS, RECORD, facts
 

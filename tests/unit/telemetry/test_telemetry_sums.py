@@ -5,9 +5,9 @@ import io
 from rdpbalancer.errors import ClientError, ServerError
 from rdpbalancer.model import ServerId
 from rdpbalancer.telemetry.account import Account
-from rdpbalancer.telemetry.logs import UserMasking
 from rdpbalancer.telemetry.metrics import Metrics
 from rdpbalancer.telemetry.sums import MAX_SOURCES, WINDOW_S, Sum, Sums
+from rdpbalancer.telemetry.users import UserMasking
 from tests.unit.telemetry.samples import lines
 
 ABOUT = ("farm", "denied")
