@@ -23,7 +23,7 @@ from rdpbalancer.runtime.supervisor import Supervisor
 from rdpbalancer.runtime.supervisor_setup import prepare_folders
 from rdpbalancer.runtime.trial import READY_S
 from rdpbalancer.settings.load import loads_kept
-from rdpbalancer.stores.sqlite import open_file
+from rdpbalancer.stores.sqlite_backend import open_file
 from rdpbalancer.tasks import spawn
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.events import Events

@@ -16,8 +16,8 @@ from rdpbalancer.errors import StoreError
 from rdpbalancer.model import ServerId
 from rdpbalancer.stores.journal import Urgency, run_journal
 from rdpbalancer.stores.records import BindingRecord, Contents
-from rdpbalancer.stores.sqlite import Database, open_file
-from rdpbalancer.stores.statefile import StateFile
+from rdpbalancer.stores.sqlite_backend import SqliteBackend, open_file
+from rdpbalancer.stores.state import DurableState
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
@@ -79,7 +79,7 @@ class StateService:
         self._failing = False
         self._servers: Collection[ServerId] = ()
         self._to_load = asyncio.Event()
-        self._state = Database()
+        self._state = DurableState()
         # Of its own, for the loop's default ones may all be waiting for a name server.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rdpbalancer-state")
 
@@ -254,6 +254,6 @@ def _next(slices: Iterator[list[BindingRecord]]) -> list[BindingRecord]:
     return next(slices, [])
 
 
-def _close_opened(opening: "asyncio.Future[tuple[StateFile, Contents]]") -> None:
+def _close_opened(opening: "asyncio.Future[tuple[SqliteBackend, Contents]]") -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result()[0].close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rdpbalancer.errors import StoreError
-from rdpbalancer.stores.sqlite import MAX_CHANGES, Database
+from rdpbalancer.stores.state import MAX_CHANGES, DurableState
 from rdpbalancer.tasks import spawn
 
 # Half of the second of changes that a kill -9 may cost: the other half is for the write itself.
@@ -46,7 +46,7 @@ class Urgency:
 
 @dataclass(frozen=True, slots=True)
 class _Journal:
-    database: Database
+    database: DurableState
     clock: Callable[[], float]
     wall: Callable[[], float]
     on_error: Callable[[StoreError], None]
@@ -90,7 +90,7 @@ class _Journal:
 
 
 async def run_journal(
-    database: Database,
+    database: DurableState,
     *,
     interval_s: float = INTERVAL_S,
     clock: Callable[[], float],

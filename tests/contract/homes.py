@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 from rdpbalancer.core.persistence import Store
 from rdpbalancer.stores.memory import MemoryStore
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 
 SERVICE: Final = "ts-cluster"
 
@@ -85,8 +85,8 @@ class DatabaseHome:
         """Close the file."""
         self.database.close()
 
-    def _open(self, now: float) -> Database:
-        return Database.open(self._path, now=now, wall=WALL_OFFSET_S + now)
+    def _open(self, now: float) -> DurableState:
+        return DurableState.open(self._path, now=now, wall=WALL_OFFSET_S + now)
 
     def _store(self) -> Store:
         max_entries, max_tentative = self._bounds

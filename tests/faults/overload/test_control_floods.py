@@ -14,7 +14,7 @@ import pytest
 
 from rdpbalancer.model import Key, Method
 from rdpbalancer.net.descriptors import CONTROL_CLIENTS
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 from tests.faults.overload.measure import quantile
 from tests.support.running_balancer import RunningBalancer, Vip, labs, open_descriptors
 
@@ -66,7 +66,7 @@ async def log_in_often(vip: Vip, times: int = LOGINS) -> list[float]:
 def bind_many(folder: Path, service: str, count: int) -> None:
     """Leave so many bindings in the state of a service that is not running."""
     folder.mkdir(parents=True, exist_ok=True)
-    database = Database.open(folder / "state.db", now=time.monotonic(), wall=time.time())
+    database = DurableState.open(folder / "state.db", now=time.monotonic(), wall=time.time())
     bindings = database.bindings(service, max_entries=count + 1000)
     for number in range(count):
         key = Key(Method.RDP_COOKIE, f"corp\\somebody{number}")

@@ -11,7 +11,7 @@ import pytest
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Intent, Key, Method, ServerId
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 
 pytestmark = pytest.mark.faults
 
@@ -19,11 +19,11 @@ WALL = 1_700_000_000.0
 COUNT = 500
 
 
-def open_database(path: Path, *, wall: float = WALL) -> Database:
-    return Database.open(path, now=0.0, wall=wall)
+def open_database(path: Path, *, wall: float = WALL) -> DurableState:
+    return DurableState.open(path, now=0.0, wall=wall)
 
 
-def write_all(database: Database) -> None:
+def write_all(database: DurableState) -> None:
     while (changes := database.take_changes(now=0.0, wall=WALL)) is not None:
         database.write(changes)
 

@@ -17,7 +17,7 @@ from rdpbalancer.core.status import Override
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Intent, Key, Method, ServerId
 from rdpbalancer.stores.journal import run_journal
-from rdpbalancer.stores.sqlite import MAX_CHANGES, Database
+from rdpbalancer.stores.state import MAX_CHANGES, DurableState
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from tests.support.programs import require_root
 from tests.support.wait import wait_until, wait_until_async
@@ -45,9 +45,9 @@ class Disk:
             connection.execute(self.trouble)
         return connection
 
-    def open(self) -> Database:
+    def open(self) -> DurableState:
         """Open the durable copy over this disk."""
-        return Database.open(self.path, now=0.0, wall=WALL, connect=self.connect)
+        return DurableState.open(self.path, now=0.0, wall=WALL, connect=self.connect)
 
     def begin_trouble(self, sql: str) -> None:
         """Let the connections that are open, and later ones, be in trouble."""
@@ -75,7 +75,7 @@ def fill_up(path: Path) -> None:
             output.write(bytes(4096))
 
 
-def write(database: Database) -> None:
+def write(database: DurableState) -> None:
     """Take, write, put back on failure: what the journal does."""
     changes = database.take_changes(now=0.0, wall=WALL)
     assert changes is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rdpbalancer.core.persistence import Store
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 from tests.faults.stores.writer import KEYS, SERVICE, key
 from tests.support.processes import Processes, RealProcess
 
@@ -45,7 +45,7 @@ def test_changes_older_than_a_second_survive_a_kill(tmp_path: Path, run_s: float
     old = {number % KEYS: number for number, at in changes if at < killed_at - 1.0}
     assert KEYS == len(old), "too slow a machine to tell"
 
-    database = Database.open(path, now=time.monotonic(), wall=time.time())
+    database = DurableState.open(path, now=time.monotonic(), wall=time.time())
     try:
         assert None is database.recovered_from
         store = database.bindings(SERVICE)

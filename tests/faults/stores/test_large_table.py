@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from rdpbalancer.control.client import Client
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 from rdpbalancer.tasks import spawn
 from tests.support.running_balancer import RunningBalancer, Vip, labs
 from tests.support.wait import wait_until_async
@@ -34,7 +34,7 @@ def bind_many(folder: Path, count: int) -> None:
     """Leave so many bindings of a service that is not running; they end one after the other, in ten hours."""
     folder.mkdir(parents=True)
     wall = time.time()
-    Database.open(folder / "state.db", now=0.0, wall=wall).close()
+    DurableState.open(folder / "state.db", now=0.0, wall=wall).close()
     rows = (
         (
             "ts",

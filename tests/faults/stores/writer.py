@@ -13,7 +13,7 @@ from typing import Final
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Key, Method
 from rdpbalancer.stores.journal import run_journal
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 from rdpbalancer.tasks import spawn
 
 SERVICE: Final = "farm"
@@ -32,7 +32,7 @@ def _fail(error: StoreError) -> None:
 
 
 async def _main(path: Path) -> None:
-    database = Database.open(path, now=time.monotonic(), wall=time.time())
+    database = DurableState.open(path, now=time.monotonic(), wall=time.time())
     store = database.bindings(SERVICE)
     spawn(
         run_journal(database, clock=time.monotonic, wall=time.time, on_error=_fail, on_success=lambda: None),

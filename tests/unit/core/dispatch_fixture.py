@@ -14,7 +14,7 @@ from rdpbalancer.core.queue import Waiter
 from rdpbalancer.core.route import Decision, Enqueue, Reject, Route
 from rdpbalancer.core.status import ServerStatus
 from rdpbalancer.model import Key, ServerId
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 from tests.unit.core.farms import SERVICE, Dice, facts, real_server, server_status, sid, virtual_service
 
 TTL_S = 3600.0
@@ -42,7 +42,7 @@ class DispatchFixture:
 
     def __init__(self, *servers: str | RealServer, **configured: Any) -> None:
         # Kept beside the dispatcher, as the state file is: a service that comes back finds its bindings.
-        self.state = Database()
+        self.state = DurableState()
         self.dispatcher = Dispatcher(open_store=self.open_store, rng=Dice(0.5))
         self.now = 0.0
         self._sessions = 0

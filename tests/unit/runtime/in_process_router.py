@@ -19,7 +19,7 @@ from rdpbalancer.runtime.operator import Operator
 from rdpbalancer.runtime.server_monitor import ServerStatusManager
 from rdpbalancer.runtime.session_tracker import SessionTracker
 from rdpbalancer.runtime.views import Views
-from rdpbalancer.stores.sqlite import Database
+from rdpbalancer.stores.state import DurableState
 from rdpbalancer.telemetry import logs
 from rdpbalancer.telemetry.account import Account
 from rdpbalancer.telemetry.events import Events
@@ -39,7 +39,7 @@ class InProcessRouter:
         self.log = io.StringIO()
         logs.configure(log_format="json", level="debug", process="router", stream=self.log)
         self.now = 1000.0
-        self.state = Database()
+        self.state = DurableState()
         self.kicked: list[tuple[int, list[str], CloseReason]] = []
         self.written = 0
         self.events = Events()

@@ -16,7 +16,8 @@ from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Intent, Key, Method, ServerId
 from rdpbalancer.runtime import state_service as module
 from rdpbalancer.runtime.state_service import StateService
-from rdpbalancer.stores.sqlite import Database, open_file
+from rdpbalancer.stores.sqlite_backend import open_file
+from rdpbalancer.stores.state import DurableState
 from rdpbalancer.telemetry.events import Events
 from rdpbalancer.telemetry.metrics import Metrics
 from tests.support.wait import wait_until_async
@@ -71,7 +72,7 @@ async def live(tmp_path: Path) -> AsyncIterator[Callable[[], Life]]:
 
 def leave(path: Path, count: int) -> None:
     """Leave so many bindings, and a halted server, of an earlier run."""
-    with closing(Database.open(path, now=0.0, wall=time.time())) as database:
+    with closing(DurableState.open(path, now=0.0, wall=time.time())) as database:
         store = database.bindings("farm", max_entries=count)
         for number in range(count):
             store.move(Key(Method.RDP_COOKIE, f"user{number}"), "ts1", now=0.0, ttl_s=600.0)
@@ -209,14 +210,14 @@ async def test_bindings_that_cannot_be_read_are_tried_again(
     await life.durable.open()
     life.durable.store(life.service)
     trouble = [StoreError("state-disk", "the disk reports errors")]
-    rows_of = Database.rows_of
+    rows_of = DurableState.rows_of
 
-    def now_and_then(self: Database, service: str, *, size: int) -> Any:
+    def now_and_then(self: DurableState, service: str, *, size: int) -> Any:
         if trouble:
             raise trouble.pop()
         return rows_of(self, service, size=size)
 
-    monkeypatch.setattr(Database, "rows_of", now_and_then)
+    monkeypatch.setattr(DurableState, "rows_of", now_and_then)
     life.durable.start()
     await wait_until_async(lambda: bool(life.loaded), 5, "loaded")
     assert ["bindings_not_loaded", "bindings_loaded"] == life.events()

@@ -14,9 +14,9 @@ import pytest
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Intent, Key, Method, ServerId
-from rdpbalancer.stores import statefile
+from rdpbalancer.stores import sqlite_backend
 from rdpbalancer.stores.journal import Urgency, run_journal
-from rdpbalancer.stores.sqlite import MAX_CHANGES, Database
+from rdpbalancer.stores.state import MAX_CHANGES, DurableState
 from rdpbalancer.tasks import cancel_and_wait, spawn
 from tests.support.wait import wait_until_async
 
@@ -67,7 +67,9 @@ class Told:
 
 
 @asynccontextmanager
-async def journal(database: Database, told: Told, *, interval_s: float) -> AsyncIterator[asyncio.Task[None]]:
+async def journal(
+    database: DurableState, told: Told, *, interval_s: float
+) -> AsyncIterator[asyncio.Task[None]]:
     """Run the journal while the block runs, and stop it as the router does."""
     task = spawn(
         run_journal(
@@ -92,7 +94,7 @@ def stored(path: Path) -> set[bytes]:
         return {value for (value,) in connection.execute("SELECT value FROM binding")}
 
 
-Open = Callable[..., Database]
+Open = Callable[..., DurableState]
 
 
 @pytest.fixture
@@ -102,10 +104,10 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_database(path: Path) -> Iterator[Open]:
-    opened: list[Database] = []
+    opened: list[DurableState] = []
 
-    def open_it(connect: statefile.Connect = statefile.connect) -> Database:
-        database = Database.open(path, now=time.monotonic(), wall=time.time(), connect=connect)
+    def open_it(connect: sqlite_backend.Connect = sqlite_backend.connect) -> DurableState:
+        database = DurableState.open(path, now=time.monotonic(), wall=time.time(), connect=connect)
         opened.append(database)
         return database
 
@@ -204,7 +206,7 @@ async def test_a_defect_in_the_journal_is_not_swallowed(open_database: Open) -> 
 
 async def test_who_waits_is_told_when_all_noted_before_is_written(tmp_path: Path) -> None:
     """An operator who has read "done" finds it done after a kill -9 in the very next moment."""
-    database = Database.open(tmp_path / "state.db", now=0.0, wall=0.0)
+    database = DurableState.open(tmp_path / "state.db", now=0.0, wall=0.0)
     urgency = Urgency()
     writer = spawn(
         run_journal(
@@ -222,7 +224,7 @@ async def test_who_waits_is_told_when_all_noted_before_is_written(tmp_path: Path
     database.set_override(server, Override(intent=Intent.DRAIN))
     async with asyncio.timeout(10):
         await urgency.written()
-    other = Database.open(tmp_path / "state.db", now=0.0, wall=0.0)
+    other = DurableState.open(tmp_path / "state.db", now=0.0, wall=0.0)
     assert {server: Override(intent=Intent.DRAIN)} == other.overrides()
     other.close()
     await cancel_and_wait(writer)

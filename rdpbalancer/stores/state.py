@@ -6,67 +6,28 @@ loop's thread, `write` puts them into the file on another thread, `put_back` und
 A file that cannot be opened now may be `attach`ed later: what has changed by then goes before what it holds.
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, Self
 
 from rdpbalancer.core.status import Override
-from rdpbalancer.model import Key, Method, ServerId
-from rdpbalancer.stores import records, statefile
+from rdpbalancer.model import Method, ServerId
+from rdpbalancer.stores import records, sqlite_backend
+from rdpbalancer.stores.absent import outlived, with_services
+from rdpbalancer.stores.backend import Backend, NullBackend
 from rdpbalancer.stores.claims import MAX_TENTATIVE
 from rdpbalancer.stores.loading import Loading
 from rdpbalancer.stores.memory import MAX_ENTRIES, MemoryStore
 from rdpbalancer.stores.records import BindingRecord, Changes, ConfiguredRecord, Contents
-from rdpbalancer.stores.statefile import Connect, StateFile
+from rdpbalancer.stores.sqlite_backend import Connect, open_file
+from rdpbalancer.stores.tracking import TrackedStore
 
 # How many bindings one transaction takes: 2 to 3 ms of the loop's time. A mass change (a smaller bound, a
 # login storm) is spread over several.
 MAX_CHANGES: Final = 1000
-# What is kept of services and servers that the configuration does not have: for as long as a holiday replaces
-# them, and no more than this, so that names which change daily do not fill the disk.
-ABSENT_MAX_AGE_S: Final = 30 * 24 * 3600.0
-MAX_ABSENT_OVERRIDES: Final = 10_000
-MAX_ABSENT_BINDINGS: Final = 1_000_000
-# Changed keys that are remembered while there is no file. A stranger can make new ones all day.
-_MAX_SETTLED: Final = 200_000
 
 
-class _Tracked:
-    """One service's store, and which of its keys have changed since they were last taken, oldest first."""
-
-    def __init__(self, *, max_entries: int, max_tentative: int) -> None:
-        self.dirty: dict[Key, None] = {}
-        self.store = MemoryStore(max_entries=max_entries, max_tentative=max_tentative, on_change=self._note)
-        self.loading: Loading | None = None
-        self.bounded = False
-
-    def _note(self, key: Key) -> None:
-        if self.bounded and len(self.dirty) >= _MAX_SETTLED:
-            return
-        self.dirty[key] = None
-        if self.loading is not None:
-            self.loading.settle(key)
-
-    def load_from(self, loading: Loading | None) -> None:
-        """Look there for keys that are not in memory; None: all are."""
-        self.loading = self.store.beneath = loading
-
-    def take(self, limit: int) -> list[Key]:
-        """Take at most `limit` keys out of the dirty ones."""
-        taken = list(islice(self.dirty, limit))
-        for key in taken:
-            del self.dirty[key]
-        if not self.dirty:
-            self.dirty = {}  # the old one would be walked over all that was in it
-        return taken
-
-    def put_back(self, keys: Iterable[Key]) -> None:
-        """Make keys dirty again, before those that have become so since."""
-        self.dirty = dict.fromkeys(chain(keys, self.dirty))
-
-
-class Database:
+class DurableState:
     """A router's state and its durable copy.
 
     All but `write` and the steps of `rows_of` is called on one thread, the loop's.
@@ -74,10 +35,10 @@ class Database:
     """
 
     def __init__(self) -> None:
-        self._file: StateFile | None = None
+        self._backend: Backend = NullBackend()
         self._attached_at = 0.0
         self._attached_wall = 0.0
-        self._services: dict[str, _Tracked] = {}
+        self._services: dict[str, TrackedStore] = {}
         self._forgotten: dict[str, None] = {}
         self._dirty_servers: dict[ServerId, None] = {}
         self._overrides: dict[ServerId, Override] = {}
@@ -88,26 +49,21 @@ class Database:
         self._sweep = False
 
     @classmethod
-    def open(cls, path: Path, *, now: float, wall: float, connect: Connect = statefile.connect) -> Self:
+    def open(cls, path: Path, *, now: float, wall: float, connect: Connect = sqlite_backend.connect) -> Self:
         """Open the state file at `path`, creating it and its folder where missing.
 
-        Args:
-            path: the file; SQLite keeps two more beside it, `-wal` and `-shm`.
-            now: monotonic seconds.
-            wall: Unix seconds at the same moment.
-            connect: opens SQLite on a path, in autocommit mode and for use by several threads in turn.
-
-        Raises:
-            StoreError: the file cannot be used: rights, another program's, a newer version's, a full disk.
+        SQLite keeps two more files beside it, `-wal` and `-shm`. `connect` opens SQLite on a path, in
+        autocommit mode and for use by several threads in turn. Raises StoreError: the file cannot be used
+        (rights, another program's, a newer version's, a full disk).
         """
         database = cls()
         file, contents = open_file(path, wall=wall, connect=connect)
         database.attach(file, contents, now=now, wall=wall)
         return database
 
-    def attach(self, file: StateFile, contents: Contents, *, now: float, wall: float) -> None:
-        """Keep the state in `file` from now on; what it holds counts beneath what has changed already."""
-        self._file = file
+    def attach(self, backend: Backend, contents: Contents, *, now: float, wall: float) -> None:
+        """Keep the state there from now on; what it holds counts beneath what has changed already."""
+        self._backend = backend
         self._attached_at, self._attached_wall = now, wall
         self._counts = contents.counts
         for server, override in map(records.unpack_override, contents.overrides):
@@ -119,17 +75,17 @@ class Database:
             tracked.bounded = False
             tracked.put_back(tracked.store.confirmed_keys())
             self._load_beneath(service, tracked)
-        file.begun_afresh = False
+        backend.begun_afresh = False
 
     @property
     def attached(self) -> bool:
-        """Whether there is a file."""
-        return self._file is not None
+        """Whether the state outlives this process."""
+        return self._backend.durable
 
     @property
     def recovered_from(self) -> Path | None:
         """Where the last damaged state file was moved to, None: none was found damaged."""
-        return self._file.recovered_from if self._file is not None else None
+        return self._backend.recovered_from
 
     def services(self) -> set[str]:
         """Return the names of all services of which anything is kept."""
@@ -152,18 +108,18 @@ class Database:
             tracked.store.resize(max_entries)
             tracked.store.limit_claims(max_tentative)
             return tracked.store
-        tracked = self._services[service] = _Tracked(max_entries=max_entries, max_tentative=max_tentative)
-        tracked.bounded = self._file is None
+        tracked = self._services[service] = TrackedStore(max_entries=max_entries, max_tentative=max_tentative)
+        tracked.bounded = not self._backend.durable
         self._load_beneath(service, tracked)
         return tracked.store
 
-    def _load_beneath(self, service: str, tracked: _Tracked) -> None:
+    def _load_beneath(self, service: str, tracked: TrackedStore) -> None:
         counts = self._counts.pop(service, None)
-        if self._file is not None and counts:
+        if self._backend.durable and counts:
             tracked.load_from(
                 Loading(
                     service,
-                    self._file.find,
+                    self._backend.find,
                     counts=counts,
                     settled=tracked.dirty,
                     now=self._attached_at,
@@ -180,11 +136,7 @@ class Database:
 
         Raises StoreError.
         """
-        return (
-            iter(())
-            if self._file is None
-            else self._file.bindings(service, wall=self._attached_wall, size=size)
-        )
+        return self._backend.bindings(service, wall=self._attached_wall, size=size)
 
     def load(self, service: str, found: list[BindingRecord]) -> None:
         """Take a slice of rows into memory; none: that was all of them."""
@@ -221,36 +173,30 @@ class Database:
 
     def see_configured(self, servers: Collection[ServerId], *, wall: float) -> None:
         """Note that these servers and their services are configured at `wall`."""
-        for server in {*servers, *(ServerId(server.service, "") for server in servers)}:
+        for server in with_services(servers):
             self._configured[server] = wall
             self._dirty_configured[server] = None
 
     def forget_absent(self, servers: Collection[ServerId], *, wall: float) -> int:
-        """Forget what is kept of servers and services that are not among `servers`, where its time is over.
+        """Forget what is kept of absent servers and services whose time is over (`stores.absent`).
 
-        That is `ABSENT_MAX_AGE_S` after they were last seen; earlier, the longest absent first, beyond
-        `MAX_ABSENT_OVERRIDES` and `MAX_ABSENT_BINDINGS`. Returns how many servers and services it were.
+        `servers` are those that are configured. Returns how many servers and services were forgotten.
         """
-        present = {*servers, *(ServerId(server.service, "") for server in servers)}
         names = {server.service for server in servers}
         kept = {*self._overrides, *(ServerId(name, "") for name in self._counts)}
         for server in kept - self._configured.keys():
             self._configured[server] = wall  # of a time when this was not noted
             self._dirty_configured[server] = None
-        absent = sorted(self._configured.keys() - present, key=lambda server: -self._configured[server])
         before = len(self._configured)
-        overrides = bindings = 0
-        for server in absent:
-            if server not in self._configured:
-                continue  # gone with its service
-            if not server.name and server.service in self._services:
-                continue  # its store is in use, and would be written no more: the next start forgets it
-            overrides += server in self._overrides
-            if not server.name:
-                bindings += sum(self._counts.get(server.service, {}).values())
-            too_many = overrides > MAX_ABSENT_OVERRIDES or bindings > MAX_ABSENT_BINDINGS
-            if too_many or wall - self._configured[server] > ABSENT_MAX_AGE_S:
-                self._forget(server, service_too=server.service not in names)
+        for server in outlived(
+            self._configured,
+            configured=servers,
+            overridden=self._overrides.keys(),
+            bindings={name: sum(counts.values()) for name, counts in self._counts.items()},
+            in_use=self._services.keys(),
+            wall=wall,
+        ):
+            self._forget(server, service_too=server.service not in names)
         return before - len(self._configured)
 
     def _forget(self, server: ServerId, *, service_too: bool) -> None:
@@ -283,8 +229,8 @@ class Database:
 
     def take_changes(self, *, now: float, wall: float) -> Changes | None:
         """Take what has changed since the last take, at most `MAX_CHANGES` bindings; None: nothing."""
-        if self._file is not None and self._file.begun_afresh:
-            self._file.begun_afresh = False
+        if self._backend.begun_afresh:
+            self._backend.begun_afresh = False
             self._mark_everything()
         if not self.dirty:
             return None
@@ -297,9 +243,7 @@ class Database:
         room = MAX_CHANGES
         for service, tracked in self._services.items():
             if tracked.dirty and room:
-                keys = changes.keys[service] = tracked.take(room)
-                room -= len(keys)
-                _add_rows(changes, service, tracked.store, keys, now=now)
+                room -= tracked.take(changes, service, room, now=now)
         for server in changes.servers:
             if server in self._overrides:
                 changes.overridden.append(records.pack_override(server, self._overrides[server]))
@@ -333,8 +277,7 @@ class Database:
         Raises:
             StoreError: nothing was written; `put_back` the changes and try again later.
         """
-        if self._file is not None:
-            self._file.write(changes)
+        self._backend.write(changes)
 
     def put_back(self, changes: Changes) -> None:
         """Make what could not be written dirty again; what has changed meanwhile is written as it is then."""
@@ -349,31 +292,10 @@ class Database:
 
     def close(self) -> None:
         """Close the file. What was not taken and written is lost: `run_journal` does so before it ends."""
-        if self._file is not None:
-            self._file.close()
+        self._backend.close()
 
     def _mark_everything(self) -> None:
         for tracked in self._services.values():
             tracked.put_back(tracked.store.confirmed_keys())
         self._dirty_servers |= dict.fromkeys(self._overrides)
         self._dirty_configured |= dict.fromkeys(self._configured)
-
-
-def open_file(path: Path, *, wall: float, connect: Connect = statefile.connect) -> tuple[StateFile, Contents]:
-    """Open a state file and read what is read at once. Blocks: for a worker thread. Raises StoreError."""
-    file = StateFile(path, connect=connect)
-    try:
-        file.open(wall=wall)
-        return file, file.read(wall=wall)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _add_rows(changes: Changes, service: str, store: MemoryStore, keys: list[Key], *, now: float) -> None:
-    for key in keys:
-        binding = store.confirmed(key)
-        if binding is None:
-            changes.unbound.append((service, key.method.value, records.pack_value(key.value)))
-        else:
-            changes.bound.append(records.pack_binding(service, binding, now=now, wall=changes.wall))

@@ -42,12 +42,16 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
-class StateFile:
-    """One SQLite file in WAL mode. A crash loses no committed change; a power cut may lose the last ones.
+class SqliteBackend:
+    """The state in one SQLite file in WAL mode.
+
+    A crash loses no committed change; a power cut may lose the last ones.
 
     A damaged file is moved aside and begun afresh, at `open` and also later; so is one that was removed or
     replaced under the running service. `begun_afresh` tells the owner to write everything again.
     """
+
+    durable = True
 
     def __init__(self, path: Path, *, connect: Connect = connect) -> None:
         self._path = path
@@ -246,3 +250,14 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     schema.prepare(connection)
+
+
+def open_file(path: Path, *, wall: float, connect: Connect = connect) -> tuple[SqliteBackend, Contents]:
+    """Open a state file and read what is read at once. Blocks: for a worker thread. Raises StoreError."""
+    file = SqliteBackend(path, connect=connect)
+    try:
+        file.open(wall=wall)
+        return file, file.read(wall=wall)
+    except BaseException:
+        file.close()
+        raise

@@ -12,8 +12,10 @@ from rdpbalancer.core.persistence import Binding
 from rdpbalancer.core.status import Override
 from rdpbalancer.errors import StoreError
 from rdpbalancer.model import Intent, Key, Method, ServerId
+from rdpbalancer.stores.absent import ABSENT_MAX_AGE_S
 from rdpbalancer.stores.schema import OLDEST_READER
-from rdpbalancer.stores.sqlite import ABSENT_MAX_AGE_S, MAX_CHANGES, Database, open_file
+from rdpbalancer.stores.sqlite_backend import open_file
+from rdpbalancer.stores.state import MAX_CHANGES, DurableState
 
 ANNA = Key(Method.RDP_COOKIE, "anna")
 BERT = Key(Method.RDP_COOKIE, "bert")
@@ -28,9 +30,9 @@ class Disk:
         self.path = path
         self._stack = stack
 
-    def open(self, *, now: float = 0.0, wall: float = WALL) -> Database:
+    def open(self, *, now: float = 0.0, wall: float = WALL) -> DurableState:
         """Open the file as a new process would."""
-        database = Database.open(self.path, now=now, wall=wall)
+        database = DurableState.open(self.path, now=now, wall=wall)
         self._stack.callback(database.close)
         return database
 
@@ -46,7 +48,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         yield Disk(tmp_path / "state" / "of" / "state.db", stack)
 
 
-def write_all(database: Database, *, now: float = 0.0, wall: float = WALL) -> int:
+def write_all(database: DurableState, *, now: float = 0.0, wall: float = WALL) -> int:
     """Write until nothing is left; return the number of transactions."""
     count = 0
     while (changes := database.take_changes(now=now, wall=wall)) is not None:
@@ -471,7 +473,7 @@ def test_a_service_that_comes_back_late_is_written_down_again(disk: Disk) -> Non
 
 def test_the_longest_absent_gives_way_to_too_many(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that change every day do not fill the disk."""
-    monkeypatch.setattr("rdpbalancer.stores.sqlite.MAX_ABSENT_OVERRIDES", 2)
+    monkeypatch.setattr("rdpbalancer.stores.absent.MAX_ABSENT_OVERRIDES", 2)
     database = disk.open()
     for day in range(4):
         server = ServerId("farm", f"ts-{day}")
@@ -501,7 +503,7 @@ def test_a_file_that_can_be_opened_later_is_taken_beneath(disk: Disk) -> None:
         before.set_override(TS1, Override(Intent.HALT))
         before.set_override(ServerId("farm", "ts2"), Override(Intent.DRAIN))
         write_all(before)
-    database = Database()
+    database = DurableState()
     store = database.bindings("farm")
     store.move(keys[0], "ts2", now=0, ttl_s=60)
     store.confirm(ANNA, "ts2", now=0)
