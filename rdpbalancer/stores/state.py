@@ -2,8 +2,7 @@
 
 The verbs never wait for a write. They note which keys changed; `take_changes` turns those into rows on the
 loop's thread, `write` puts them into the file on another thread, `put_back` undoes a take whose write failed.
-
-A file that cannot be opened now may be `attach`ed later: what has changed by then goes before what it holds.
+A backend that cannot be opened now may be `attach`ed later: what has changed by then goes before what it has.
 """
 
 from collections.abc import Collection, Iterator

@@ -20,10 +20,103 @@ LONG_MODULES: Final[dict[str, str]] = {}
 LONG_FUNCTIONS: Final[dict[str, str]] = {
     "telemetry.metrics.Metrics.__init__": "the table of all metrics, one after the other",
 }
-LONG_TEST_FILES: Final[dict[str, str]] = {}
+LONG_TEST_FILES: Final[dict[str, str]] = {
+    "tests/unit/net/test_poller.py": "one fixture and its cases, of waiters and of step runners",
+    "tests/unit/relay/test_idle_poll.py": "one fixture and its cases, of the poller and of idle sessions",
+}
+_BY_COMMAND = "run through click by tests/unit/cli, as an operator runs it"
+_BY_LOADING = "run by every test of tests/unit/settings through settings.load"
+_BY_REAL_PROCESSES = "needs real processes: tests/integration and tests/faults; to get tests of its own"
+_BY_IN_PROCESS_ROUTER = "run through the operator's verbs or views of tests/unit/runtime"
+_BY_PIPELINE = "run through ConnectionHandler by tests/unit/session/test_pipeline.py; to get tests of its own"
 NOT_IMPORTED: Final[dict[str, str]] = {
+    "": "the package: its version",
     "__main__": "run by tests as `python -m rdpbalancer`",
-    "runtime.child": "run as a process by test_children.py and by every test of real processes",
+    **dict.fromkeys(
+        [
+            "cli.asking",
+            "cli.emptying",
+            "cli.helping",
+            "cli.kick",
+            "cli.lab_client",
+            "cli.server_page",
+            "cli.show",
+            "cli.state",
+            "cli.stopping",
+            "cli.terminal",
+        ],
+        _BY_COMMAND,
+    ),
+    "control.answering": "run through ControlServer by tests/unit/control",
+    "core.bindings": "run through Dispatcher by tests/unit/core/test_bindings_of_connections.py",
+    "relay.link": "run through RelayPool by tests/unit/relay",
+    "relay.migration_plan": "run through RelayPool by tests/unit/relay/test_migration_plan.py",
+    "relay.service": "an interface; both implementations are run by tests/unit/relay/test_worker.py",
+    **dict.fromkeys(
+        [
+            "runtime.background",
+            "runtime.child",
+            "runtime.frontends",
+            "runtime.lifecycle",
+            "runtime.loop",
+            "runtime.open_listeners",
+            "runtime.readiness",
+            "runtime.rehearsal",
+            "runtime.relay_processes",
+            "runtime.reload",
+            "runtime.reload_target",
+            "runtime.router",
+            "runtime.router_logs",
+            "runtime.router_parts",
+            "runtime.router_process",
+            "runtime.service",
+            "runtime.startup",
+            "runtime.supervisor_messages",
+            "runtime.supervisor_setup",
+        ],
+        _BY_REAL_PROCESSES,
+    ),
+    **dict.fromkeys(
+        [
+            "runtime.binding_verbs",
+            "runtime.first_checks",
+            "runtime.listings",
+            "runtime.processes",
+            "runtime.queries",
+            "runtime.select",
+        ],
+        _BY_IN_PROCESS_ROUTER,
+    ),
+    **dict.fromkeys(
+        [
+            "session.client_watch",
+            "session.collisions",
+            "session.handover",
+            "session.opening",
+            "session.pipeline",
+            "session.placement",
+        ],
+        _BY_PIPELINE,
+    ),
+    **dict.fromkeys(
+        [
+            "settings.checks",
+            "settings.error_report",
+            "settings.error_text",
+            "settings.fields",
+            "settings.files",
+            "settings.merge",
+            "settings.problems",
+            "settings.service",
+            "settings.tree",
+        ],
+        _BY_LOADING,
+    ),
+    "stores.loading": "run through DurableState by tests/unit/stores/test_state.py",
+    "stores.tracking": "run through DurableState by tests/unit/stores/test_state.py",
+    "telemetry.log_format": "run through logs.configure by tests/unit/telemetry",
+    "telemetry.log_watch": "needs a log that cannot be written: tests/integration/balancer",
+    "wire.layout": "run through wire.request and wire.confirm by tests/unit/wire",
 }
 
 
