@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rdpbalancer.errors import ProtocolError, RdpBalancerError, ServerError
 from rdpbalancer.net import dial
@@ -35,11 +36,9 @@ async def check(
     preamble: bytes = b"",
     waits: Poller | None = None,
 ) -> CheckResult:
-    """Check a server, dialled as a user's connection dials it: `kind` is ``rdp`` or ``tcp``.
+    """Check a server, dialled as a user's connection dials it, by the check of that `kind` in `CHECKS`.
 
-    ``rdp`` sends a Connection Request that offers TLS and NLA and wants a Connection Confirm of any kind, a
-    negotiation failure included: only a terminal server answers that. `preamble` is sent before it (PROXY
-    protocol). The whole check takes at most `timeout_s`.
+    `preamble` is sent before anything else is (PROXY protocol). The whole check takes at most `timeout_s`.
     """
     began_at = time.monotonic()
     deadline_at = began_at + timeout_s
@@ -47,7 +46,7 @@ async def check(
     async def look(waits: Poller) -> tuple[str, str]:
         upstream = await dial.connect(waits, addresses, port, deadline_at=deadline_at)
         try:
-            detail = "connected" if kind == "tcp" else await _confirmed(upstream, preamble, deadline_at)
+            detail = await CHECKS[kind](upstream, preamble, deadline_at)
         finally:
             upstream.close()
         return detail, upstream.address
@@ -77,7 +76,11 @@ def describe(error: RdpBalancerError, addresses: Sequence[str], too_late: str) -
 
 
 async def _confirmed(upstream: dial.Upstream, preamble: bytes, deadline_at: float) -> str:
-    """Ask for a Connection Confirm, and say which came. Raises ServerError, ProtocolError."""
+    """``rdp``: ask for a Connection Confirm, offering TLS and NLA, and say which came.
+
+    Any will do, a negotiation failure included: only a terminal server answers that. Raises ServerError,
+    ProtocolError.
+    """
     await upstream.send(preamble + PROBE, deadline_at=deadline_at)
     try:
         data, confirm = await upstream.receive_reply(deadline_at=deadline_at)
@@ -88,3 +91,14 @@ async def _confirmed(upstream: dial.Upstream, preamble: bytes, deadline_at: floa
     confirm = confirm or parse_confirm(data)  # says what it is if it is none
     failure = confirm.failure if confirm is not None else None
     return "confirmed" if failure is None else f"confirmed (negotiation failure {failure})"
+
+
+async def _connected(_upstream: dial.Upstream, _preamble: bytes, _deadline_at: float) -> str:
+    """``tcp``: it has connected, and nothing is asked."""
+    return "connected"
+
+
+# A check is given a connected server, what goes before its question, and its deadline (monotonic). It returns
+# in words what it found, or raises what the connection raises.
+Check = Callable[[dial.Upstream, bytes, float], Awaitable[str]]
+CHECKS: Final[dict[str, Check]] = {"rdp": _confirmed, "tcp": _connected}
