@@ -60,7 +60,8 @@ class _Steps(msgspec.Struct, eq=False):
     """A source's sessions: the live ones by id as they began, the ended ones as they ended."""
 
     live: dict[str, RedirectionStep] = msgspec.field(default_factory=dict)
-    ended: deque[RedirectionStep] = msgspec.field(default_factory=deque)
+    # None: none yet. An empty deque takes 760 bytes, and most sources have one live session for the day.
+    ended: deque[RedirectionStep] | None = None
 
 
 class Redirections:
@@ -96,6 +97,8 @@ class Redirections:
         steps = self._sources[step.source]
         del steps.live[session_id]
         step.ended_at = now
+        if steps.ended is None:
+            steps.ended = deque()
         steps.ended.append(step)
         self._ended.append(step)
         self._forget(now)
@@ -138,8 +141,10 @@ class Redirections:
         while ended and (len(ended) > MAX_ENDED or (ended[0].ended_at or 0.0) + FOLLOWED_S <= now):
             step = ended.popleft()
             steps = self._sources[step.source]
-            steps.ended.popleft()
-            if not steps.ended and not steps.live:
+            if steps.ended is not None:
+                steps.ended.popleft()
+                steps.ended = steps.ended or None
+            if steps.ended is None and not steps.live:
                 del self._sources[step.source]
             token = (step.source[0], step.token) if step.token is not None else None
             if token is not None and self._tokens.get(token) is step:
@@ -148,7 +153,7 @@ class Redirections:
 
 def _newest_first(steps: _Steps) -> Iterator[RedirectionStep]:
     left = MAX_LOOKED_AT
-    for some in (reversed(steps.ended), reversed(steps.live.values())):
+    for some in (reversed(steps.ended or ()), reversed(steps.live.values())):
         for step in some:
             if not left:
                 return
