@@ -107,7 +107,6 @@ NOT_IMPORTED: Final[dict[str, str]] = {
             "settings.files",
             "settings.merge",
             "settings.problems",
-            "settings.service",
             "settings.tree",
         ],
         _BY_LOADING,

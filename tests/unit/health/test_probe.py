@@ -3,6 +3,7 @@
 import asyncio
 import resource
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 
@@ -11,10 +12,11 @@ from rdpbalancer.core.feedback import AgentReport
 from rdpbalancer.core.health import HealthState, observe
 from rdpbalancer.health.agent import ask
 from rdpbalancer.health.monitor import Monitor
-from rdpbalancer.health.probe import CheckResult, check
+from rdpbalancer.health.probe import CHECKS, CheckResult, check
 from rdpbalancer.lab.agent import AgentMode, LabAgent
 from rdpbalancer.lab.server import LabServer
 from rdpbalancer.model import Health, ServerId
+from rdpbalancer.settings.service import CheckType
 from tests.support.running_balancer import open_descriptors
 from tests.support.steps import watching
 from tests.support.wait import wait_until_async
@@ -260,3 +262,8 @@ async def test_a_monitor_asks_the_agent() -> None:
         agent.behave(AgentMode.REFUSE)
         await wait_until_async(lambda: isinstance(owner.answers[-1], str), 5, "a failure")
         await monitor.stop()
+
+
+def test_the_checks_have_the_names_of_the_configuration() -> None:
+    """Beside `none`, which looks at nothing."""
+    assert {*CHECKS, "none"} == set(get_args(CheckType))
